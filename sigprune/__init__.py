@@ -1,0 +1,93 @@
+"""sigprune: prune hub architectures, and see that signal still flows through them.
+
+The public names, imported when first used (``import sigprune`` imports no torch):
+
+==================  =====================================================================
+open_model          a model by name: timm, transformers, an import path, a Hub id, a folder
+describe            a model -> View
+reinit_             fresh, orthogonal values for every weight; gates opened
+jacobian            the input-output Jacobian of a view, as a linear operator
+measure             its singular values
+verify              findings: finite output, singular values in bounds, no collapsed weight
+prune               choose a Mask
+apply_              set the removed entries to zero
+restore_            move the kept entries towards isometry
+hold                keep the removed entries at zero while an optimizer trains
+save, load          sparse safetensors checkpoints
+run                 a whole experiment from a recipe
+View, Mask, Step, Recipe   the values that go in and out
+==================  =====================================================================
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sigprune.base.family import Step
+    from sigprune.experiment import run
+    from sigprune.recipe import Recipe
+    from sigprune.values.mask import Mask
+    from sigprune.values.operator import jacobian
+    from sigprune.values.view import View
+    from sigprune.verbs.checkpoint import load, save
+    from sigprune.verbs.holding import hold
+    from sigprune.verbs.initialising import reinit_
+    from sigprune.verbs.isometry import restore_
+    from sigprune.verbs.measuring import measure
+    from sigprune.verbs.opening import describe, open_model
+    from sigprune.verbs.pruning import apply_, prune
+    from sigprune.verbs.verifying import verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Mask": "values.mask",
+    "Recipe": "recipe",
+    "Step": "base.family",
+    "View": "values.view",
+    "apply_": "verbs.pruning",
+    "describe": "verbs.opening",
+    "hold": "verbs.holding",
+    "jacobian": "values.operator",
+    "load": "verbs.checkpoint",
+    "measure": "verbs.measuring",
+    "open_model": "verbs.opening",
+    "prune": "verbs.pruning",
+    "reinit_": "verbs.initialising",
+    "restore_": "verbs.isometry",
+    "run": "experiment",
+    "save": "verbs.checkpoint",
+    "verify": "verbs.verifying",
+}
+
+__all__ = [
+    "Mask",
+    "Recipe",
+    "Step",
+    "View",
+    "apply_",
+    "describe",
+    "hold",
+    "jacobian",
+    "load",
+    "measure",
+    "open_model",
+    "prune",
+    "reinit_",
+    "restore_",
+    "run",
+    "save",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sigprune' has no attribute {name!r}")
+    return getattr(import_module(f"sigprune.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, families, seeds, named tensors."""

@@ -1,0 +1,103 @@
+"""The exception tree.
+
+::
+
+    SigpruneError
+    ├── BadInput            the caller can mend it: the CLI prints one line and exits with 2
+    │   ├── UnknownName     a model, member, weight or recipe that does not exist; names the nearest ones
+    │   ├── RecipeError     a recipe value, with its path inside the recipe
+    │   ├── NeedsData       a score, objective or measure asked for data that it was not given
+    │   ├── DataError       a data set that is missing, unreadable or of the wrong shape
+    │   ├── CheckpointError a checkpoint folder or file that is not what it says it is
+    │   ├── FolderExists    an output folder that would be overwritten
+    │   └── UnsupportedModel a network that the adapters cannot describe
+    ├── BadScores           a score gave a wrong shape, NaN or infinity
+    ├── MaskViolated        a weight that the mask removed is not zero
+    └── FindingFailed       a required finding failed: the CLI exits with 1
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SigpruneError(Exception):
+    """Root of every error that sigprune raises on purpose."""
+
+
+class BadInput(SigpruneError, ValueError):
+    """An argument, recipe, file or model that the caller can mend."""
+
+
+class UnknownName(BadInput, LookupError):
+    """A name that is not known, with the nearest known ones.
+
+    Args:
+        kind: what was looked up, in words ("score", "timm model").
+        name: the name that is not known.
+        known: every known name.
+
+    Example:
+        >>> raise UnknownName("score", "snipp", ["snip", "synflow"])
+        Traceback (most recent call last):
+        sigprune.base.errors.UnknownName: unknown score 'snipp'; did you mean snip?
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.nearest = nearest(name, known)
+        super().__init__(f"unknown {kind} {name!r}; {suggestion(name, known)}")
+
+
+class RecipeError(BadInput):
+    """A recipe that does not say a valid experiment; the message starts with the path of the value."""
+
+
+class NeedsData(BadInput):
+    """Data was asked for where none was given."""
+
+
+class DataError(BadInput):
+    """A data set that is missing, unreadable or of the wrong shape."""
+
+
+class CheckpointError(BadInput):
+    """A checkpoint that is not what it says it is."""
+
+
+class FolderExists(BadInput):
+    """An output folder that exists already and would be overwritten."""
+
+
+class UnsupportedModel(BadInput):
+    """A network that cannot be described."""
+
+
+class BadScores(SigpruneError, ValueError):
+    """Scores of the wrong names or shapes, or with NaN or infinity among them."""
+
+
+class MaskViolated(SigpruneError, AssertionError):
+    """A weight that the mask removed is not exactly zero."""
+
+
+class FindingFailed(SigpruneError):
+    """A required finding failed; the network is not worth training as it stands."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names nearest to a mistyped one, best first (at most ``count``; may be empty)."""
+    lowered = {k.lower(): k for k in known}
+    hits = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.6)
+    return [lowered[h] for h in hits]
+
+
+def suggestion(name: str, known: Iterable[str], limit: int = 12) -> str:
+    """What to print after an unknown name: the nearest names, else all of a short list."""
+    known = sorted(known)
+    close = nearest(name, known)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if not known:
+        return "nothing is known here"
+    return f"known: {', '.join(known[:limit])}" + (", ..." if len(known) > limit else "")

@@ -1,0 +1,1 @@
+"""The values that algorithms see: layouts, weights, views, masks, operators, spectra, problems."""

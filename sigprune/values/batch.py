@@ -1,0 +1,73 @@
+"""Batches: named model inputs with, perhaps, their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sigprune.base.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs by the name that the model's ``forward`` gives them, and labels.
+
+    Attributes:
+        inputs: tensors whose first axis counts examples.
+        labels: integer classes, shape (examples,), or None.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """The batch on a device; floating-point inputs are cast to ``dtype`` if one is given."""
+        moved = {
+            k: v.to(device, dtype if v.is_floating_point() else None, non_blocking=True)
+            for k, v in self.inputs.items()
+        }
+        return replace(self, inputs=moved, labels=None if self.labels is None else self.labels.to(device))
+
+    def head(self, count: int) -> Batch:
+        """The first ``count`` examples."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Batch({k: v[:count] for k, v in self.inputs.items()}, labels)
+
+
+BatchLike: TypeAlias = Batch | Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+
+def as_batch(item: BatchLike, input_name: str) -> Batch:
+    """Read what a data loader yields: a Batch, ``x``, ``(x, labels)``, or a mapping with ``labels``.
+
+    Args:
+        item: the loader's item.
+        input_name: the name that the model gives an unnamed first input.
+
+    Raises:
+        DataError: the item is none of these.
+
+    Example:
+        >>> as_batch((torch.zeros(2, 3), torch.tensor([0, 1])), "x").labels
+        tensor([0, 1])
+    """
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, Tensor):
+        return Batch({input_name: item})
+    if isinstance(item, Mapping):
+        inputs = {k: v for k, v in item.items() if k not in {"label", "labels"}}
+        if inputs and all(isinstance(v, Tensor) for v in inputs.values()):
+            return Batch(inputs, item.get("labels", item.get("label")))
+    elif len(item) == 2 and all(isinstance(v, Tensor) for v in item):
+        return Batch({input_name: item[0]}, item[1])
+    raise DataError(
+        f"a batch is a tensor x, a pair (x, labels), or a mapping of tensors; got {type(item).__name__}"
+    )

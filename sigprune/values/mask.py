@@ -1,0 +1,125 @@
+"""Masks: one boolean per entry, True = keep."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigprune.base.errors import BadInput, MaskViolated
+from sigprune.base.tensors import Tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which entries of which weights are kept. Explicit: never inferred from zeros.
+
+    Attributes:
+        keep: weight name -> boolean tensor of the weight's stored shape, on the CPU; True = keep.
+
+    Raises:
+        BadInput: a tensor is not boolean.
+
+    Example:
+        >>> mask = Mask({"fc.weight": torch.tensor([[True, False], [False, False]])})
+        >>> mask.kept, mask.total, mask.sparsity
+        (1, 4, 0.75)
+    """
+
+    keep: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.keep.items():
+            if tensor.dtype is not torch.bool:
+                raise BadInput(f"mask of {name}: expected a boolean tensor, got {tensor.dtype}")
+        object.__setattr__(self, "keep", MappingProxyType({k: v.cpu() for k, v in self.keep.items()}))
+
+    @classmethod
+    def dense(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
+        """The mask that keeps everything."""
+        return cls({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
+
+    @property
+    def kept(self) -> int:
+        """Number of kept entries."""
+        return sum(int(t.sum()) for t in self.keep.values())
+
+    @property
+    def total(self) -> int:
+        """Number of entries."""
+        return sum(t.numel() for t in self.keep.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed, in [0, 1]."""
+        return 1.0 - self.kept / self.total if self.total else 0.0
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Weight name -> (kept, total)."""
+        return {name: (int(t.sum()), t.numel()) for name, t in self.keep.items()}
+
+    def __and__(self, other: Mask) -> Mask:
+        """Entries kept by both; the masks must have the same names."""
+        self._same_names(other)
+        return Mask({name: t & other.keep[name] for name, t in self.keep.items()})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask) or self.keep.keys() != other.keep.keys():
+            return False
+        return all(torch.equal(t, other.keep[name]) for name, t in self.keep.items())
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def jaccard(self, other: Mask) -> float:
+        """Entries kept by both over entries kept by either; 1.0 for equal masks."""
+        either = sum(int((t | other.keep[name]).sum()) for name, t in self.keep.items())
+        return (self & other).kept / either if either else 1.0
+
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and packed bits (little-endian bit order), in the order of the names."""
+        sha = hashlib.sha256()
+        for name in sorted(self.keep):
+            tensor = self.keep[name]
+            sha.update(f"{name}|{tuple(tensor.shape)}|".encode())
+            sha.update(pack_bits(tensor).tobytes())
+        return sha.hexdigest()
+
+    def apply_(self, tensors: Tensors) -> None:
+        """Set the removed entries of the named tensors to +0.0, in place (NaN among the kept ones stays)."""
+        with torch.no_grad():
+            for name, keep in self.keep.items():
+                tensors[name].masked_fill_(~keep.to(tensors[name].device), 0.0)
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make sure that every removed entry is exactly zero.
+
+        Raises:
+            MaskViolated: names the first weight that disagrees, and how many of its entries do.
+            BadInput: a masked weight is missing or has another shape.
+        """
+        for name, keep in self.keep.items():
+            if name not in tensors or tensors[name].shape != keep.shape:
+                got = tuple(tensors[name].shape) if name in tensors else "no such weight"
+                raise BadInput(f"mask of {name}: expected shape {tuple(keep.shape)}, got {got}")
+            alive = int((tensors[name].detach()[~keep.to(tensors[name].device)] != 0).sum())
+            if alive:
+                raise MaskViolated(
+                    f"{name}: {alive} entries that the mask removed are not zero; "
+                    "train inside hold(view, mask, optimizer), or call apply_(view, mask) first"
+                )
+
+    def _same_names(self, other: Mask) -> None:
+        different = sorted(self.keep.keys() ^ other.keep.keys())
+        if different:
+            raise BadInput(f"masks of different weights: {different[0]} is in only one of them")
+
+
+def pack_bits(keep: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """A boolean tensor as ceil(n / 8) bytes: entry i is bit (i mod 8) of byte (i div 8)."""
+    return np.packbits(keep.detach().cpu().contiguous().reshape(-1).numpy(), bitorder="little")

@@ -1,0 +1,187 @@
+"""Views: what an adapter says about a model. The model itself is never wrapped or renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sigprune.base.errors import BadInput, UnknownName
+from sigprune.base.tensors import Tensors
+from sigprune.values.batch import Batch, BatchLike, as_batch
+from sigprune.values.layout import Shape
+from sigprune.values.weight import Weight
+
+BatchNormMode = Literal["fresh", "eval", "batch"]
+Reason = Literal["bias", "norm scale", "norm shift", "gate", "position table", "token", "vector", "other"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A scale that multiplies a residual branch: a LayerScale, a ReZero gain, the last norm of a branch.
+
+    Attributes:
+        name: state-dict key of the scale.
+        value: its largest absolute entry when the view was made; NaN on the meta device.
+    """
+
+    name: str
+    value: float
+
+    @property
+    def closed(self) -> bool:
+        """Whether the branch behind it gets (almost) no signal."""
+        return not self.value > 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An immutable description in which every parameter is a Weight or skipped with a reason.
+
+    ``weights`` and ``skipped`` are disjoint and cover every name of ``module.named_parameters()`` (tied
+    copies appear in :attr:`Weight.tied`). Forward passes through a view run in evaluation mode and leave the
+    module's mode, hooks, gradients, buffers and the random state as they were.
+
+    Attributes:
+        module: the model; its current parameters are the current values of the weights.
+        library: the adapter that made the view (``torch``, ``timm``, ``transformers``).
+        architecture: the library's name of the architecture, or the class name.
+        weights: in order of definition.
+        skipped: parameter name -> reason.
+        gates: scales that can close a residual branch.
+        example: a valid batch without labels; shows input shapes and dtypes.
+        input_name: the name that the model's ``forward`` gives its main input.
+        read_output: picks the tensor of interest (logits, else features) out of what the model returns.
+        embed: for token models, turns a batch of ids into one of floating-point embeddings.
+        prunable: names that pruning may touch: weights and, if asked for, biases.
+        batchnorm: how BatchNorm behaves in forward passes through the view. ``fresh``: initial statistics
+            (mean 0, variance 1), as Lee et al. 2020 score and measure; ``eval``: the stored statistics;
+            ``batch``: the statistics of the batch.
+    """
+
+    module: nn.Module
+    library: str
+    architecture: str
+    weights: tuple[Weight, ...]
+    skipped: Mapping[str, Reason]
+    gates: tuple[Gate, ...]
+    example: Batch
+    input_name: str
+    read_output: Callable[[object], Tensor]
+    embed: Callable[[Batch], Batch] | None = None
+    prunable: tuple[str, ...] = ()
+    batchnorm: BatchNormMode = "fresh"
+
+    def __getitem__(self, name: str) -> Weight:
+        """The weight of that name (or tied name).
+
+        Raises:
+            UnknownName: no weight has it.
+        """
+        for weight in self.weights:
+            if name == weight.name or name in weight.tied:
+                return weight
+        raise UnknownName("weight", name, [w.name for w in self.weights])
+
+    def params(self) -> Tensors:
+        """Every parameter by its canonical name, detached; shares storage with the module."""
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    def prunable_shapes(self) -> dict[str, Shape]:
+        """Prunable name -> stored shape, in the order of ``prunable``."""
+        shapes = {name: tuple(p.shape) for name, p in self.module.named_parameters()}
+        return {name: shapes[name] for name in self.prunable}
+
+    def select(
+        self, *, include: tuple[str, ...] = ("*",), exclude: tuple[str, ...] = (), biases: bool = False
+    ) -> View:
+        """The same view with another set of prunable names.
+
+        Args:
+            include: shell patterns of weight names or roles; embeddings only if named on purpose.
+            exclude: shell patterns of weight names or roles that stay dense.
+            biases: also prune the biases of the chosen weights. A zero bias has a zero score, so that
+                biases then go first (Lee et al. 2020 prune them).
+
+        Raises:
+            BadInput: a pattern matches nothing, or nothing is left.
+        """
+        for pattern in (*include, *exclude):
+            if not any(_matches(w, pattern) for w in self.weights):
+                raise BadInput(f"the pattern {pattern!r} matches no weight name and no role")
+        default = include == ("*",)
+        chosen = [
+            w
+            for w in self.weights
+            if any(_matches(w, p) for p in include)
+            and not any(_matches(w, p) for p in exclude)
+            and not (default and w.role == "embedding")
+        ]
+        if not chosen:
+            raise BadInput("no weight is left to prune")
+        names = [w.name for w in chosen] + [w.bias for w in chosen if biases and w.bias is not None]
+        return replace(self, prunable=tuple(names))
+
+    def using(self, batchnorm: BatchNormMode) -> View:
+        """The same view with another BatchNorm mode."""
+        return replace(self, batchnorm=batchnorm)
+
+    def read(self, item: BatchLike) -> Batch:
+        """What a data loader yields, as a Batch on the device and in the dtype of the module."""
+        parameter = next(self.module.parameters())
+        return as_batch(item, self.input_name).to(parameter.device, parameter.dtype)
+
+    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The model's output (logits, else features) for the given parameters.
+
+        Args:
+            params: any subset of the parameters, by canonical name; the module's own serve for the rest.
+            batch: inputs on the parameters' device.
+        """
+        with self.probing():
+            tensors = {**params, **self._statistics(batch)}
+            return self.read_output(functional_call(self.module, tensors, (), dict(batch.inputs)))
+
+    @contextmanager
+    def probing(self) -> Iterator[None]:
+        """Evaluation mode (BatchNorm as ``batchnorm`` says) for a while; restores every module's mode."""
+        modes = [(m, m.training) for m in self.module.modules()]
+        try:
+            for module, _ in modes:
+                module.training = self.batchnorm == "batch" and isinstance(module, _BatchNorm)
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def _statistics(self, batch: Batch) -> Tensors:
+        """Stand-ins for the BatchNorm buffers, so that the module's own are neither used nor changed."""
+        dtype = next((t.dtype for t in batch.inputs.values() if t.is_floating_point()), None)
+        stats: Tensors = {}
+        for prefix, module in self.module.named_modules():
+            if not isinstance(module, _BatchNorm) or module.running_mean is None:
+                continue
+            for key, buffer in module.named_buffers(recurse=False):
+                value = buffer.detach().clone()
+                if buffer.is_floating_point():
+                    value = value.to(dtype or value.dtype)
+                    if self.batchnorm == "fresh":
+                        value.fill_(1.0 if key == "running_var" else 0.0)
+                stats[f"{prefix}.{key}" if prefix else key] = value
+        return stats
+
+
+def readonly(reasons: dict[str, Reason]) -> Mapping[str, Reason]:
+    """A mapping that cannot be changed, for :attr:`View.skipped`."""
+    return MappingProxyType(reasons)
+
+
+def _matches(weight: Weight, pattern: str) -> bool:
+    return fnmatchcase(weight.name, pattern) or fnmatchcase(weight.role, pattern)

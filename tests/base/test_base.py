@@ -1,0 +1,60 @@
+"""Seeds, named tensors, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sigprune.base import errors, seeds
+from sigprune.base.tensors import count, digest, flatten
+
+
+def test_streams_are_independent_and_repeatable():
+    draws = {
+        (s, p, n): torch.rand(4, generator=seeds.generator(s, p, n)).tolist()
+        for s in (0, 1)
+        for p in ("init", "prune")
+        for n in ("", "a")
+    }
+    assert len({tuple(v) for v in draws.values()}) == len(draws)
+    assert draws[0, "init", "a"] == torch.rand(4, generator=seeds.generator(0, "init", "a")).tolist()
+
+
+def test_names_do_not_run_together():
+    assert seeds.derive(1, "ab", "c") != seeds.derive(1, "a", "bc")
+
+
+def test_global_stream_restores_the_state():
+    state = torch.get_rng_state()
+    with seeds.global_stream(0, "test"):
+        inside = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeds.global_stream(0, "test"):
+        assert torch.equal(torch.rand(3), inside)
+
+
+def test_digest_sees_every_difference():
+    base = {"x": torch.tensor([0.0, 1.0])}
+    others = [
+        {"y": base["x"]},
+        {"x": torch.tensor([-0.0, 1.0])},
+        {"x": base["x"].double()},
+        {"x": base["x"][None]},
+        {"x": base["x"].to(torch.bfloat16)},
+    ]
+    digests = {digest(t) for t in [base, *others]}
+    assert len(digests) == 6
+
+
+def test_count_and_flatten():
+    tensors = {"b": torch.ones(2, 2), "a": torch.zeros(1)}
+    assert count(tensors) == 5
+    assert flatten(tensors).tolist() == [1, 1, 1, 1, 0]
+
+
+def test_unknown_names_are_suggested_or_listed():
+    assert "did you mean snip" in str(errors.UnknownName("score", "snpi", ["snip", "random"]))
+    assert "known: a, b" in str(errors.UnknownName("score", "zzz", ["b", "a"]))
+    assert issubclass(errors.UnknownName, errors.BadInput)
+    with pytest.raises(ValueError, match="nothing is known"):
+        raise errors.UnknownName("x", "y", [])

@@ -1,0 +1,1 @@
+"""Naive float64 references: slow, direct, written from the formulas alone."""

@@ -1,0 +1,68 @@
+"""Masks: explicit, exact, comparable."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sigprune.base.errors import BadInput, MaskViolated
+from sigprune.values.mask import Mask, pack_bits
+
+KEEP = {"a": torch.tensor([[True, False, True], [False, False, True]]), "b": torch.tensor([True])}
+
+
+def test_counts_and_sparsity():
+    mask = Mask(KEEP)
+    assert (mask.kept, mask.total) == (4, 7)
+    assert mask.sparsity == pytest.approx(3 / 7)
+    assert mask.counts() == {"a": (3, 6), "b": (1, 1)}
+    assert Mask.dense({"a": (2, 2)}).sparsity == 0.0
+
+
+def test_only_booleans():
+    with pytest.raises(BadInput, match="expected a boolean tensor, got torch.float32"):
+        Mask({"a": torch.ones(2)})
+
+
+def test_masks_cannot_be_changed_by_key():
+    with pytest.raises(TypeError):
+        Mask(KEEP).keep["a"] = torch.ones(1, dtype=torch.bool)
+
+
+def test_apply_gives_positive_zeros_and_keeps_nan_visible():
+    tensors = {"a": torch.tensor([[-1.0, -2.0, math.nan], [math.inf, math.nan, 3.0]]), "b": torch.zeros(1)}
+    Mask(KEEP).apply_(tensors)
+    removed = tensors["a"][~KEEP["a"]]
+    assert not removed.any()
+    assert not removed.signbit().any(), "masked entries are +0.0"
+    assert tensors["a"].isnan().tolist() == [[False, False, True], [False, False, False]]
+
+
+def test_check_names_the_weight():
+    with pytest.raises(MaskViolated, match=r"a: 2 entries that the mask removed are not zero"):
+        Mask(KEEP).check({"a": torch.tensor([[1.0, 5.0, 1.0], [0.0, math.nan, 1.0]]), "b": torch.zeros(1)})
+    with pytest.raises(BadInput, match=r"mask of a: expected shape \(2, 3\), got \(3, 2\)"):
+        Mask(KEEP).check({"a": torch.zeros(3, 2), "b": torch.zeros(1)})
+    with pytest.raises(BadInput, match="no such weight"):
+        Mask(KEEP).check({"a": torch.zeros(2, 3)})
+
+
+def test_equality_digest_and_overlap():
+    mask, other = Mask(KEEP), Mask({k: v.clone() for k, v in KEEP.items()})
+    assert mask == other
+    assert hash(mask) == hash(other)
+    flipped = Mask({**KEEP, "b": torch.tensor([False])})
+    assert mask != flipped
+    assert mask.digest() != flipped.digest()
+    assert mask.digest() != Mask({"a": KEEP["a"].reshape(3, 2), "b": KEEP["b"]}).digest()
+    assert mask.jaccard(flipped) == pytest.approx(3 / 4)
+    assert (mask & flipped) == flipped
+    with pytest.raises(BadInput, match="b is in only one of them"):
+        mask & Mask({"a": KEEP["a"]})
+
+
+def test_bit_order():
+    keep = torch.tensor([True, False, False, False, False, False, False, False, True, True])
+    assert pack_bits(keep).tolist() == [1, 3]

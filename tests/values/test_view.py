@@ -1,0 +1,108 @@
+"""Views: forward passes that change nothing, BatchNorm modes, what may be pruned."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sigprune.base.errors import BadInput, UnknownName
+from sigprune.values.batch import Batch, as_batch
+from sigprune.verbs.opening import describe
+from tests.networks import SmallConv, labelled, mlp, seeded, small_views
+
+
+def test_forward_with_own_parameters_equals_the_model():
+    for view in small_views().values():
+        batch = view.read(labelled(view)[0])
+        expected = view.module.eval()(*batch.inputs.values())
+        torch.testing.assert_close(view.using("eval").forward(view.params(), batch), expected)
+        torch.testing.assert_close(view.using("eval").forward({}, batch), expected)
+
+
+def test_forward_uses_the_given_parameters():
+    view = small_views()["mlp"]
+    batch = view.read(labelled(view)[0])
+    zeros = {name: torch.zeros_like(p) for name, p in view.params().items()}
+    assert not view.forward(zeros, batch).any()
+    assert view.forward({}, batch).any()
+
+
+def test_batchnorm_modes():
+    view = small_views()["conv"]
+    norm = view.module.norm1
+    with torch.no_grad():
+        norm.running_mean.add_(2.0)
+        norm.running_var.mul_(3.0)
+    stored = copy.deepcopy(view.module.state_dict())
+    batch = view.read(labelled(view)[0])
+
+    twin = copy.deepcopy(view.module)
+    outputs = {"eval": twin.eval()(*batch.inputs.values()), "batch": twin.train()(*batch.inputs.values())}
+    twin.norm1.reset_running_stats()
+    outputs["fresh"] = twin.eval()(*batch.inputs.values())
+    for mode, expected in outputs.items():
+        torch.testing.assert_close(view.using(mode).forward({}, batch), expected)
+        assert all(torch.equal(v, stored[k]) for k, v in view.module.state_dict().items()), mode
+    assert not torch.allclose(outputs["fresh"], outputs["eval"])
+
+
+def test_probing_restores_every_mode_even_after_an_error():
+    view = small_views()["conv"]
+    view.module.train()
+    view.module.conv2.eval()
+    modes = [m.training for m in view.module.modules()]
+    with pytest.raises(RuntimeError), view.probing():
+        assert not any(m.training for m in view.module.modules())
+        raise RuntimeError
+    assert [m.training for m in view.module.modules()] == modes
+
+
+def test_select():
+    view = describe(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 2)), example=torch.zeros(1, 3).long())
+    assert view.prunable == ("1.weight", "2.weight"), "embeddings stay dense unless named"
+    assert view.select(include=("embedding", "2.*")).prunable == ("0.weight", "2.weight")
+    assert view.select(exclude=("2.*",), biases=True).prunable == ("1.weight", "1.bias")
+    with pytest.raises(BadInput, match="'fc\\*' matches no weight name and no role"):
+        view.select(include=("fc*",))
+    with pytest.raises(BadInput, match="no weight is left"):
+        view.select(exclude=("*",))
+
+
+def test_lookup():
+    view = describe(mlp())
+    assert view["0.weight"].shape == (16, 12)
+    with pytest.raises(UnknownName, match="did you mean 0.weight"):
+        view["0.weigth"]
+
+
+@pytest.mark.parametrize(
+    ("item", "labels"),
+    [
+        (torch.zeros(2, 3), None),
+        ((torch.zeros(2, 3), torch.ones(2)), torch.ones(2)),
+        ([torch.zeros(2, 3), torch.ones(2)], torch.ones(2)),
+        ({"x": torch.zeros(2, 3), "label": torch.ones(2)}, torch.ones(2)),
+        ({"x": torch.zeros(2, 3), "labels": torch.ones(2)}, torch.ones(2)),
+        (Batch({"x": torch.zeros(2, 3)}), None),
+    ],
+    ids=["tensor", "tuple", "list", "label", "labels", "batch"],
+)
+def test_what_loaders_yield(item, labels):
+    batch = as_batch(item, "x")
+    assert batch.inputs["x"].shape == (2, 3)
+    assert (batch.labels is None) if labels is None else torch.equal(batch.labels, labels)
+    assert len(batch) == 2
+
+
+@pytest.mark.parametrize("item", [(torch.zeros(1),), "text", {"labels": torch.zeros(1)}, {"x": 3}], ids=str)
+def test_what_loaders_must_not_yield(item):
+    with pytest.raises(BadInput, match="a batch is a tensor"):
+        as_batch(item, "x")
+
+
+def test_double_precision_modules_get_double_batches():
+    view = describe(seeded(SmallConv()).double(), example=torch.zeros(1, 3, 8, 8))
+    assert view.read(torch.zeros(2, 3, 8, 8)).inputs["x"].dtype is torch.float64
