@@ -1,0 +1,38 @@
+"""Adapters: they open the models of one library and describe them as views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sigprune.base.family import Family, Plain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sigprune.values.view import View
+
+
+class Adapter(Protocol):
+    """A member knows one library.
+
+    ``accepts(module)`` says whether the module comes from that library, without importing it.
+    ``names()`` lists the architectures that ``build`` knows (empty where any import path will do).
+    ``build(architecture, args)`` makes the architecture with fresh weights, drawn from torch's global
+    generators; ``build_pretrained(hub_id, revision, args)`` makes one with the weights of a Hub repository.
+    ``describe(module)`` makes the view; it imports the library only if the module does.
+    ``write_config(module, folder)`` writes the library's own ``config.json``; ``rebuild(folder)`` makes the
+    model from it, weights unset.
+    """
+
+    accepts: Callable[[nn.Module], bool]
+    names: Callable[[], Sequence[str]]
+    build: Callable[[str, Mapping[str, Plain]], nn.Module]
+    build_pretrained: Callable[[str, str | None, Mapping[str, Plain]], nn.Module]
+    describe: Callable[[nn.Module], View]
+    write_config: Callable[[nn.Module, Path], None]
+    rebuild: Callable[[Path], nn.Module]
+
+
+adapters: Family[Adapter] = Family(__name__, "adapter", "describe")

@@ -1,0 +1,92 @@
+"""Reasons: why a parameter is no weight, and which of them are gates."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from sigprune.families.adapters._sites import Site
+from sigprune.values.view import Gate, Reason
+
+CLOSED = 0.1
+"""A constant scale of at most this size closes the branch that it multiplies."""
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORM_CLASS = re.compile(r"norm|GRN$|Affine$", re.IGNORECASE)
+# Norms that multiply by 1 + weight (or add weight times a response): their identity is weight = 0.
+_ZERO_CENTRED = re.compile(
+    r"(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|T5Gemma|T5Gemma2|Qwen3Next|Qwen3_5|Qwen3_5Moe|Qwen4ExpText"
+    r"|MiniMaxM3VL|Step3p7)RMSNorm|Muse\w+RMSNorm|NemotronLayerNorm1P|VideoPrismLayerNorm"
+    r"|GlobalResponseNorm|ConvNextV2GRN"
+)
+_SCALE = re.compile(r"weight|scale|gamma|gain|alpha|g|v|a_2")
+_BIAS = re.compile(r"bias|(^|_)(beta|shift|translate|b|tau)_?\d*$")
+_POSITION = re.compile(
+    r"pos(_|\d|$)|_pos|posi?t|rel(ative)?_|_rel($|_)|attention_bias|attn_bias|^biases$|^rpe"
+)
+_TOKEN = re.compile(r"token|(^|_)cls(_|$)|quer(y|ies)(?!.*proj)|latent|prompt|probe|embed")
+_BY_NAME: tuple[tuple[re.Pattern[str], Reason], ...] = (
+    (_POSITION, "position table"),
+    (_BIAS, "bias"),
+    (_TOKEN, "token"),
+)
+_LOGARITHM = re.compile(r"log|per_dim_scale|head_weights|temperature|^A$|^D$")
+_GATE = re.compile(
+    r"gamma(_?\d*|_\w+)|ls_?\d*|lambda_?\d*|layer_?scale.*|skipinit_gain|res_?scale.*|res_?weight|re_?zero.*"
+    r"|alpha_(cross_attn|dense)|(.*_)?(attn|mlp|ffn|ffwd)_gate|gate_(attn|mlp|ffn|ffwd)"
+)
+
+
+def reason_of(site: Site) -> Reason:
+    """Why a parameter without a layout is skipped (:func:`gate_of` comes first)."""
+    if _is_norm(site.owner):
+        identity_is_one = _SCALE.fullmatch(site.local) and not _ZERO_CENTRED.fullmatch(
+            type(site.owner).__name__
+        )
+        return "norm scale" if identity_is_one else "norm shift"
+    if site.local == "gain" and isinstance(site.owner, nn.Conv2d):
+        return "norm scale"  # of timm's ScaledStdConv2d
+    if site.tensor.numel() == 1 and "weight" not in dict(site.owner.named_parameters(recurse=False)):
+        return "vector"  # an activation's offset, a temperature: 0 or 1 would not be its fresh value
+    for pattern, reason in _BY_NAME:
+        if pattern.search(site.local):
+            return reason
+    return "vector" if site.vector else "other"
+
+
+def gate_of(site: Site) -> Gate | None:
+    """The gate that a parameter is, if it is one.
+
+    By structure: a vector or scalar that the library calls a layer scale, a ReZero or SkipInit gain, a gate
+    of a cross-attention. By value: any other vector that is no bias, token or table and whose entries are all
+    the same and at most 0.1 in size, such as a zero-initialised norm scale (not seen on the meta device).
+    """
+    if not site.vector or not site.tensor.is_floating_point() or site.tensor.numel() == 0:
+        return None
+    by_name = not _is_norm(site.owner) and (
+        "layerscale" in type(site.owner).__name__.lower()
+        or _GATE.fullmatch(site.local) is not None
+        or (site.local == "scale" and _GATE.fullmatch("".join(site.path[-1:])) is not None)
+    )
+    tensor = site.tensor.detach()
+    if tensor.is_meta:
+        return Gate(site.name, math.nan) if by_name else None
+    if by_name:
+        return Gate(site.name, float(tensor.abs().max()))
+    unlike = _LOGARITHM.search(site.local) or _BIAS.search(site.local)
+    if unlike or reason_of(site) not in {"norm scale", "vector"}:
+        return None
+    first = float(tensor.reshape(-1)[0])
+    closed = abs(first) <= CLOSED and bool((tensor == first).all())
+    return Gate(site.name, abs(first)) if closed else None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A norm by class, or by name if all its parameters are its own (a NormFreeBlock has layers inside)."""
+    if isinstance(module, _NORMS):
+        return True
+    named = _NORM_CLASS.search(type(module).__name__) is not None
+    return named and not any(True for child in module.children() for _ in child.parameters())

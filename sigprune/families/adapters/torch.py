@@ -1,0 +1,210 @@
+"""Any torch module: by the import path of something that makes it, or described as it is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName
+from sigprune.base.family import Plain
+from sigprune.base.seeds import global_stream
+from sigprune.families.adapters._shared import first_input, first_tensor, one_line, ramp, survey
+from sigprune.values.batch import Batch
+from sigprune.values.view import View, readonly
+
+IMAGE_SIZE = 32
+SEQUENCE = 16
+
+
+def accepts(module: nn.Module) -> bool:
+    """True: every module can be described as torch sees it."""
+    return isinstance(module, nn.Module)
+
+
+def names() -> Sequence[str]:
+    """None: any import path will do."""
+    return ()
+
+
+def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
+    """Call what the import path names, and expect a module.
+
+    Args:
+        architecture: dotted path of a class or function, e.g. ``torchvision.models.resnet18``.
+        args: its keyword arguments.
+
+    Raises:
+        BadInput: it cannot be imported or called, or does not make a module.
+
+    Example:
+        >>> build("torch.nn.Linear", {"in_features": 3, "out_features": 2})
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    make = _load(architecture)
+    try:
+        module = make(**args)
+    except Exception as error:  # whatever the caller's own code raises
+        given = ", ".join(f"{key}={value!r}" for key, value in args.items())
+        raise BadInput(f"torch:{architecture}({given}) failed: {one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise BadInput(f"torch:{architecture}: expected a torch.nn.Module, got {type(module).__name__}")
+    return module
+
+
+def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
+    """There are no pretrained weights behind an import path.
+
+    Raises:
+        BadInput: always; it says what to do instead.
+    """
+    del revision, args
+    raise BadInput(
+        f"torch:{hub_id} has no pretrained weights that sigprune knows of; "
+        "let the callable load them itself, or pass your own model to describe()"
+    )
+
+
+def describe(module: nn.Module) -> View:
+    """The view of any module.
+
+    The last linear layer, if nothing with weights follows it and it stands in no module list, is the
+    classifier. The example's shape is told from the first layer: (1, in) for a linear one, (1, in, 32, 32)
+    for a 2-D convolution, 16 ids for an embedding; it is an empty batch where that cannot be told.
+    """
+    name = first_input(module)
+    found = survey(module, _classifier(module))
+    parameter = next(module.parameters())
+    return View(
+        module=module,
+        library="torch",
+        architecture=type(module).__name__,
+        weights=tuple(found.weights),
+        skipped=readonly(found.skipped),
+        gates=tuple(found.gates),
+        example=_example(module, name).to(parameter.device, parameter.dtype),
+        input_name=name,
+        read_output=first_tensor,
+        prunable=found.prunable,
+    )
+
+
+def write_config(
+    module: nn.Module, folder: Path, *, made_by: str | None = None, args: Mapping[str, Plain] | None = None
+) -> None:
+    """Write a ``config.json`` that says what the model is, and how to make it again if that is known.
+
+    Args:
+        module: the model.
+        folder: where to write.
+        made_by: the import path that :func:`build` was given.
+        args: the arguments that :func:`build` was given.
+    """
+    kind = type(module)
+    config: dict[str, Plain] = {"library": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
+    if made_by is not None:
+        config |= {"made_by": made_by, "args": dict(args or {})}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def rebuild(folder: Path) -> nn.Module:
+    """Make the model again as ``config.json`` says.
+
+    Only a module class, or a function whose declared return type is one, is called: a folder that somebody
+    else made cannot run other code by naming it.
+
+    Raises:
+        CheckpointError: the file does not say how, or what it names is not such a class or function.
+    """
+    file = folder / "config.json"
+    try:
+        made_by, args = _origin(file)
+        with global_stream(0, "rebuild", made_by):
+            return build(made_by, args)
+    except (OSError, ValueError) as error:
+        remedy = "make the model yourself and pass it: load(folder, into=model)"
+        raise CheckpointError(f"{file}: {one_line(error)}; {remedy}") from error
+
+
+def _origin(file: Path) -> tuple[str, dict[str, Plain]]:
+    """The import path and arguments in a ``config.json``, if they can be trusted to make a module."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not isinstance(config.get("made_by"), str):
+        raise BadInput("it does not say how to make the model")
+    made_by, args = config["made_by"], config.get("args", {})
+    if not _makes_modules(_load(made_by)) or not isinstance(args, dict):
+        raise BadInput(f"{made_by} is no module class, and no function that declares one as its result")
+    return made_by, args
+
+
+def _load(path: str) -> Callable[..., object]:
+    """Import the longest module prefix of a dotted path and follow the rest as attributes."""
+    parts = path.split(".")
+    if len(parts) < 2 or not all(parts):
+        raise BadInput(f"torch:{path}: expected a dotted path such as torch:mypackage.models.make_model")
+    module_path, *attributes = _split(parts)
+    target: object = importlib.import_module(module_path)
+    for attribute in attributes:
+        members = dict(inspect.getmembers(target))
+        if attribute not in members:
+            raise BadInput(f"torch:{path}: {UnknownName(f'name in {module_path}', attribute, members)}")
+        target = members[attribute]
+    if not callable(target):
+        raise BadInput(f"torch:{path}: expected something to call, got {type(target).__name__}")
+    return target
+
+
+def _split(parts: list[str]) -> list[str]:
+    """The import path of the innermost module, then the attributes below it."""
+    path = ".".join(parts)
+    for end in range(len(parts) - 1, 0, -1):
+        module_path = ".".join(parts[:end])
+        try:
+            importlib.import_module(module_path)
+        except Exception as error:  # whatever the caller's own code raises on import
+            missing = isinstance(error, ModuleNotFoundError) and f"{module_path}.".startswith(
+                f"{error.name}."
+            )
+            if not missing:  # not just this module, or a package above it, that is not there
+                raise BadInput(f"torch:{path}: importing {module_path} failed: {one_line(error)}") from error
+        else:
+            return [module_path, *parts[end:]]
+    raise BadInput(f"torch:{path}: there is no module {parts[0]} to import (is it on PYTHONPATH?)")
+
+
+def _makes_modules(make: Callable[..., object]) -> bool:
+    result = make
+    if not inspect.isclass(make):
+        result = inspect.signature(make, eval_str=True).return_annotation
+    return inspect.isclass(result) and issubclass(result, nn.Module)
+
+
+def _classifier(module: nn.Module) -> tuple[str, ...]:
+    matrices = (nn.Linear, _ConvNd, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
+    layers = [(path, m) for path, m in module.named_modules() if isinstance(m, matrices)]
+    if len(layers) < 2 or not isinstance(layers[-1][1], nn.Linear):
+        return ()
+    path = layers[-1][0]
+    lists = (name for name, m in module.named_modules() if isinstance(m, nn.ModuleList))
+    return () if any(path.startswith(f"{name}.") for name in lists) else (path,)
+
+
+def _example(module: nn.Module, name: str) -> Batch:
+    import torch
+
+    kinds = (nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, _ConvNd)
+    layer = next((m for m in module.modules() if isinstance(m, kinds)), None)
+    if isinstance(layer, nn.Linear):
+        return Batch({name: ramp(1, layer.in_features)})
+    if isinstance(layer, _ConvNd):
+        return Batch({name: ramp(1, layer.in_channels, *(IMAGE_SIZE for _ in layer.kernel_size))})
+    if isinstance(layer, nn.RNNBase):
+        return Batch({name: ramp(1, SEQUENCE, layer.input_size)})
+    if isinstance(layer, nn.Embedding):
+        return Batch({name: (torch.arange(SEQUENCE) % layer.num_embeddings).unsqueeze(0)})
+    return Batch({})

@@ -1,0 +1,276 @@
+"""Models of transformers: a model type with any configuration, Hub repositories and local folders."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor, nn
+
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, UnsupportedModel
+from sigprune.base.family import Plain
+from sigprune.base.seeds import global_stream
+from sigprune.families.adapters._inputs import example_of, input_name
+from sigprune.families.adapters._shared import one_line, paths_of, survey
+from sigprune.families.adapters._sources import HUB, plain_name, split_source
+from sigprune.values.batch import Batch
+from sigprune.values.view import View, readonly
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TASKS = {
+    "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
+    "text-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING",
+    "base": "MODEL_MAPPING",
+}
+_DEFAULT_TASKS = ("image-classification", "text-classification", "base")
+_ALWAYS = frozenset({"num_labels", "dtype", "attn_implementation"})
+
+
+def accepts(module: nn.Module) -> bool:
+    """Whether it is a ``PreTrainedModel``; imports nothing."""
+    bases = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
+    return ("transformers.modeling_utils", "PreTrainedModel") in bases
+
+
+def names() -> Sequence[str]:
+    """Every model type that transformers knows."""
+    from transformers import CONFIG_MAPPING
+
+    return tuple(CONFIG_MAPPING.keys())
+
+
+def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
+    """A model type with fresh weights from torch's global generators.
+
+    Args:
+        architecture: a model type such as ``bert``, at its default configuration; or
+            ``hf-hub:user/repo[@revision]`` or ``local-dir:folder`` for the configuration of a checkpoint.
+        args: fields of the configuration, by name (a mapping for a sub-configuration), and ``task``:
+            ``image-classification``, ``text-classification``, ``causal-lm``, ``masked-lm`` or ``base``.
+            Without a task: the class that a checkpoint's configuration names; for a model type the first of
+            image classification, text classification and base that it has.
+
+    Raises:
+        UnknownName: an unknown model type, field or task.
+        BadInput: a value that the configuration does not take, or a repository that cannot be read.
+    """
+    config, task = _configured(architecture, args)
+    kind = _class_for(config, task)
+    try:
+        return cast(nn.Module, _fresh(kind, config))
+    except Exception as error:  # whatever a model's constructor raises for sizes that do not fit
+        raise BadInput(
+            f"transformers cannot build {architecture} from {dict(args)}: {one_line(error)}"
+        ) from error
+
+
+def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
+    """A checkpoint's model with its weights, from safetensors only: a pickle is never read.
+
+    Args:
+        hub_id: ``user/repo``, ``hf-hub:user/repo``, or ``local-dir:folder``.
+        revision: branch, tag or commit of a repository.
+        args: as in :func:`build`; with ``num_labels`` a classifier of another size is drawn afresh.
+
+    Raises:
+        UnknownName: an unknown field or task.
+        BadInput: there are no such weights, or they cannot be fetched.
+    """
+    if plain_name(hub_id) and "/" not in hub_id:
+        raise BadInput(
+            f"transformers:{hub_id} is a model type and has no weights; name a checkpoint (user/repo), "
+            "or leave pretrained out"
+        )
+    source = f"{HUB}{hub_id}" if plain_name(hub_id) else hub_id
+    config, task = _configured(f"{source}@{revision}" if revision else source, args)
+    place, _ = split_source(source)
+    options = {"revision": revision or "main", "ignore_mismatched_sizes": "num_labels" in args}
+    try:
+        model = _class_for(config, task).from_pretrained(
+            place, config=config, use_safetensors=True, **options
+        )
+    except Exception as error:  # connection, file and shape errors of three libraries
+        raise BadInput(f"{place}: cannot load pretrained weights: {one_line(error)}") from error
+    return cast(nn.Module, model)
+
+
+def describe(module: nn.Module) -> View:
+    """The view of a transformers model; runs nothing.
+
+    The output read is the logits of a model with a head (for language models one row per token). ``embed``
+    looks ids up with the model's current embeddings.
+    """
+    model = cast("PreTrainedModel", module)
+    found = survey(module, _heads(model))
+    parameter = next(module.parameters())
+    return View(
+        module=module,
+        library="transformers",
+        architecture=model.config.model_type,
+        weights=tuple(found.weights),
+        skipped=readonly(found.skipped),
+        gates=tuple(found.gates),
+        example=example_of(model).to(parameter.device, parameter.dtype),
+        input_name=input_name(model),
+        read_output=read_output,
+        embed=_embedder(model),
+        prunable=found.prunable,
+    )
+
+
+def read_output(output: object) -> Tensor:
+    """The logits; else the last hidden state, averaged over tokens or pixels; else the pooled output.
+
+    Raises:
+        UnsupportedModel: the output has none of them.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if not isinstance(output, Mapping):
+        raise UnsupportedModel(f"expected a transformers ModelOutput, got {type(output).__name__}")
+    for name in ("logits", "logits_per_image"):
+        if isinstance(output.get(name), Tensor):
+            return cast(Tensor, output[name])
+    state = output.get("last_hidden_state")
+    if isinstance(state, Tensor):
+        # (examples, tokens, features) or (examples, features, height, width)
+        return state.mean(1) if state.dim() == 3 else state.flatten(2).mean(2)
+    if isinstance(output.get("pooler_output"), Tensor):
+        return cast(Tensor, output["pooler_output"])
+    raise UnsupportedModel(f"no logits and no hidden state among the outputs {sorted(output)}")
+
+
+def write_config(module: nn.Module, folder: Path) -> None:
+    """Write ``config.json`` with ``architectures`` and ``dtype``, as ``from_pretrained`` wants it.
+
+    The model's own configuration object stays as it is.
+    """
+    model = cast("PreTrainedModel", module)
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(module).__name__]
+    config.dtype = next(module.parameters()).dtype
+    config.save_pretrained(folder)
+
+
+def rebuild(folder: Path) -> nn.Module:
+    """The model that the folder's ``config.json`` describes; its values are to be loaded afterwards.
+
+    Raises:
+        CheckpointError: the file is missing, or transformers cannot build what it says.
+    """
+    try:
+        with global_stream(0, "rebuild", "transformers"):
+            return build(f"local-dir:{folder}", {})
+    except BadInput as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
+
+
+def _configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig, str | None]:
+    """The configuration with the fields that were given, and the task."""
+    from transformers import CONFIG_MAPPING
+
+    fields = dict(args)
+    task = fields.pop("task", None)
+    if not (task is None or isinstance(task, str)) or (task and task not in TASKS):
+        raise UnknownName("task", str(task), TASKS)
+    if plain_name(source) and source not in CONFIG_MAPPING:
+        raise UnknownName("transformers model type", source, CONFIG_MAPPING.keys())
+    try:
+        base = CONFIG_MAPPING[source]() if plain_name(source) else _read(source)
+        _check_fields(base, fields)
+        if plain_name(source):
+            return type(base)(**fields), task  # fields that are derived from others follow them
+        return type(base).from_dict(_merged(base.to_dict(), fields)), task
+    except BadInput:
+        raise
+    except Exception as error:  # strict configurations, connections and files raise errors of three libraries
+        raise BadInput(f"transformers: {source}: {one_line(error)}") from error
+
+
+def _read(source: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    place, revision = split_source(source)
+    return AutoConfig.from_pretrained(place, revision=revision or "main", trust_remote_code=False)
+
+
+def _check_fields(config: PretrainedConfig, fields: Mapping[str, Plain]) -> None:
+    known = _ALWAYS | set(config.to_dict()) | set(config.attribute_map)
+    for field in fields:
+        if field not in known:
+            raise UnknownName(f"field of {type(config).__name__}", field, known)
+
+
+def _merged(base: Mapping[str, Plain], fields: Mapping[str, Plain]) -> dict[str, Plain]:
+    """The fields over the base, sub-configurations field by field."""
+    merged = dict(base)
+    for key, value in fields.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    if "num_labels" in fields:  # these two say the number of labels as well, and would win
+        merged.pop("id2label", None)
+        merged.pop("label2id", None)
+    return merged
+
+
+def _class_for(config: PretrainedConfig, task: str | None) -> type[PreTrainedModel]:
+    import transformers
+
+    if task is None and config.architectures:
+        kind = getattr(transformers, config.architectures[0], None)
+        if kind is None:
+            raise BadInput(f"transformers {transformers.__version__} has no class {config.architectures[0]}")
+        return cast("type[PreTrainedModel]", kind)
+    able = {name: getattr(transformers, mapping) for name, mapping in TASKS.items()}
+    able = {name: mapping for name, mapping in able.items() if type(config) in mapping}
+    for name in (task,) if task else _DEFAULT_TASKS:
+        if name in able:
+            found = able[name][type(config)]
+            return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
+    wanted = f"for {task}" if task else "that sigprune can open by type"
+    raise BadInput(f"{config.model_type} has no model {wanted}; its tasks: {', '.join(able) or 'none'}")
+
+
+def _fresh(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    model = kind(config)
+    return model if config.dtype is None else model.to(config.dtype)
+
+
+def _heads(model: PreTrainedModel) -> tuple[str, ...]:
+    """The output layer of a language model, else the last linear layer outside the base model.
+
+    A few classifiers have no base model apart from themselves: there it is the last linear layer of all.
+    """
+    output = model.get_output_embeddings()
+    if isinstance(output, nn.Module):
+        return paths_of(model, [output])
+    apart = model.base_model is not model
+    if not apart and not type(model).__name__.endswith("Classification"):
+        return ()
+    inside = {id(m) for m in model.base_model.modules()} if apart else set()
+    outside = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in inside]
+    return tuple(outside[-1:])
+
+
+def _embedder(model: PreTrainedModel) -> Callable[[Batch], Batch] | None:
+    """From ids to embeddings, for models whose main input is ids and that take embeddings instead."""
+    accepted = inspect.signature(model.forward).parameters
+    if input_name(model) != "input_ids" or "inputs_embeds" not in accepted:
+        return None
+    if model.config.is_encoder_decoder and type(model).__name__.endswith("Classification"):
+        return None  # they find the end of the text among the ids
+
+    def embed(batch: Batch) -> Batch:
+        inputs = dict(batch.inputs)
+        ids = inputs.pop("input_ids")
+        return replace(batch, inputs={"inputs_embeds": model.get_input_embeddings()(ids), **inputs})
+
+    return embed

@@ -1,0 +1,21 @@
+"""Allocations: ``allocate(ranking, *, ...) -> dict[str, int]`` says how many entries each weight keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sigprune.base.family import Family
+
+
+class Allocation(Protocol):
+    """A member: ``allocate(ranking, *, options)`` returns counts that sum to ``ranking.budget`` exactly.
+
+    Each count lies between zero and the weight's capacity. Ties are broken by ``ranking.generator``.
+    """
+
+    PAPER: str
+    allocate: Callable[..., dict[str, int]]
+
+
+allocations: Family[Allocation] = Family(__name__, "allocation", "allocate")

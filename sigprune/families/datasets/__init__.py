@@ -1,0 +1,63 @@
+"""Data sets: ``load(*, ...) -> Data`` reads labelled images (or makes noise) without a training framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from sigprune.base.family import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A train and a test split in memory.
+
+    Attributes:
+        train: images float32 (examples, channels, height, width), standardised with the statistics of the
+            train split, and integer labels (examples,).
+        test: likewise, standardised with the same statistics; None where there is no test split.
+        classes: class names, in label order.
+        source: where it comes from, in words, for reports and cards.
+    """
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor] | None
+    classes: tuple[str, ...]
+    source: str
+
+    def fitted(self, channels: int, size: tuple[int, int]) -> Data:
+        """The same examples in the image shape that a model takes (channels repeated or averaged, resized).
+
+        Args:
+            channels: channels wanted.
+            size: height and width wanted.
+
+        Raises:
+            DataError: a change of channels that has no obvious meaning, or a result too large for memory.
+
+        Example:
+            >>> datasets.get("digits").load().fitted(3, (32, 32)).train[0].shape
+            torch.Size([1437, 3, 32, 32])
+        """
+        from sigprune.families.datasets._shared import fit_images
+
+        train = (fit_images(self.train[0], channels, size), self.train[1])
+        test = self.test and (fit_images(self.test[0], channels, size), self.test[1])
+        return replace(self, train=train, test=test)
+
+
+class Dataset(Protocol):
+    """A member: ``load(*, options)`` returns the data, the same at every call.
+
+    Raises :class:`~sigprune.base.errors.DataError` with what to install or where to put files.
+    """
+
+    PAPER: str
+    load: Callable[..., Data]
+
+
+datasets: Family[Dataset] = Family(__name__, "data set", "load")

@@ -1,0 +1,106 @@
+"""Reading IDX files, standardising images, fitting them to a model's input."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sigprune.base.errors import DataError
+
+_UNSIGNED_BYTE = 0x08
+_LIMIT = 8 * 2**30
+
+
+def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Float32 images with mean 0 and standard deviation 1 per channel over the train split.
+
+    Args:
+        train: images (examples, channels, height, width), any real dtype.
+        others: further splits, standardised with the statistics of ``train``.
+
+    Raises:
+        DataError: a channel of the train split is constant.
+
+    Source: the preprocessing of Lee et al. 2020, arXiv 1906.06307.
+    """
+    mean = train.mean(dim=(0, 2, 3), dtype=torch.float64)[:, None, None]
+    splits = tuple((s - mean).to(torch.float32) for s in (train, *others))
+    scale = splits[0].square().mean(dim=(0, 2, 3), dtype=torch.float64).sqrt().to(torch.float32)
+    if not bool((scale > 0).all()):
+        raise DataError("images: a channel of the train split is constant, so it cannot be standardised")
+    return tuple(s.div_(scale[:, None, None]) for s in splits)
+
+
+def fit_images(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """Images in the shape that a model takes.
+
+    One channel is repeated to any number (without a copy), any number is averaged to one; then bilinear
+    interpolation, antialiased where the images shrink.
+
+    Args:
+        images: (examples, channels, height, width), floating point.
+        channels: channels wanted.
+        size: height and width wanted.
+
+    Returns:
+        (examples, channels, height, width) in the dtype of the images. It may share storage with them, and
+        its channels with each other: do not write to it.
+
+    Raises:
+        DataError: a change of channels that has no obvious meaning, or a result of more than 8 GiB.
+    """
+    given = images.shape[1]
+    if channels != given and 1 not in {channels, given}:
+        raise DataError(
+            f"images: expected {channels} channels, got {given}; only 1 to n and n to 1 are fitted"
+        )
+    narrow = images.mean(dim=1, keepdim=True) if channels < given else images
+    needed = narrow[:, :, 0, 0].numel() * math.prod(size) * narrow.element_size()
+    if needed > _LIMIT:
+        raise DataError(
+            f"images: {len(images)} of size {size[0]}x{size[1]} need {needed / 2**30:.0f} GiB of memory "
+            "(the limit is 8); use a smaller image size (recipe: data.size)"
+        )
+    if tuple(narrow.shape[-2:]) != tuple(size):
+        narrow = functional.interpolate(narrow, size, mode="bilinear", align_corners=False, antialias=True)
+    return narrow.expand(-1, channels, -1, -1)
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """The unsigned bytes of a gzipped IDX file, the format of MNIST.
+
+    Args:
+        path: a ``.gz`` file.
+        dimensions: how many axes the file must have (3 for images, 1 for labels).
+
+    Returns:
+        A uint8 tensor.
+
+    Raises:
+        DataError: no such file, no gzip, no IDX of that many axes, truncated, or longer than it says.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: expected a whole gzip file; {error}") from error
+    header = 4 * (1 + dimensions)
+    if len(raw) < header:
+        raise DataError(f"{path}: expected an IDX header of {header} bytes, got {len(raw)} bytes in all")
+    magic, *shape = struct.unpack(f">{1 + dimensions}I", raw[:header])
+    expected = _UNSIGNED_BYTE << 8 | dimensions
+    if magic != expected:
+        raise DataError(f"{path}: expected the IDX magic number {expected:#010x}, got {magic:#010x}")
+    if len(raw) - header != math.prod(shape):
+        raise DataError(
+            f"{path}: its header says {shape}, so expected {math.prod(shape)} bytes, got {len(raw) - header}"
+        )
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)

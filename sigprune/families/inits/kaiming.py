@@ -1,0 +1,14 @@
+"""He initialisation: independent normal entries with variance gain² · 2 / fan_in."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sigprune.values.slot import Slot
+
+PAPER = "He et al. 2015, arXiv 1502.01852, equation 10"
+
+
+def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+    """Keeps the second moment of the forward signal through ReLU layers."""
+    return slot.gaussian() * gain * (2.0 / slot.fan_in) ** 0.5

@@ -1,0 +1,14 @@
+"""LeCun initialisation: independent normal entries with variance gain² / fan_in."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sigprune.values.slot import Slot
+
+PAPER = "LeCun et al. 1998, Efficient BackProp"
+
+
+def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+    """Keeps the second moment of the forward signal through linear layers."""
+    return slot.gaussian() * gain * (1.0 / slot.fan_in) ** 0.5

@@ -1,0 +1,14 @@
+"""Glorot initialisation: independent normal entries with variance gain² · 2 / (fan_in + fan_out)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sigprune.values.slot import Slot
+
+PAPER = "Glorot and Bengio 2010, equation 12"
+
+
+def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+    """A compromise between forward and backward second moments."""
+    return slot.gaussian() * gain * (2.0 / (slot.fan_in + slot.fan_out)) ** 0.5

@@ -1,0 +1,20 @@
+"""The density falls by the same factor in every round: density^(t / rounds)."""
+
+from __future__ import annotations
+
+PAPER = "Tanaka et al. 2020, arXiv 2006.05467, Algorithm 1"
+
+
+def kept(total: int, target: int, *, rounds: int = 100) -> list[int]:
+    """Counts round(total · (target / total)^(t / rounds)) for t = 1 ... rounds; the last is ``target`` exactly.
+
+    A target of zero counts as one entry until the last round.
+
+    Raises:
+        ValueError: there is not one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"expected at least one round, got {rounds}")
+    density = max(target, 1) / total
+    counts = [max(target, round(total * density ** (t / rounds))) for t in range(1, rounds + 1)]
+    return [*counts[:-1], target]

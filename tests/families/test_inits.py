@@ -1,0 +1,60 @@
+"""The contract of the inits, over every member, and what each promises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sigprune.base.seeds import generator
+from sigprune.families.inits import inits
+from sigprune.values.slot import Slot
+
+SHAPES = [(8, 8), (4, 12), (12, 4), (8, 4, 3, 3), (4, 8, 3, 3), (6, 1, 5, 5), (5, 3, 7), (4, 2, 3, 3, 3), (1, 1)]
+
+
+def draw(name: str, shape: tuple[int, ...], seed: int = 0, **options: float) -> torch.Tensor:
+    slot = Slot(shape, "linear", generator(seed, "test", name))
+    return inits.get(name).init(slot, **options)
+
+
+@pytest.mark.parametrize("name", inits.names())
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_contract(name, shape):
+    block = draw(name, shape)
+    assert block.shape == shape
+    assert block.dtype is torch.float64
+    assert torch.isfinite(block).all()
+    assert torch.equal(block, draw(name, shape)), "equal seeds must give equal values"
+    assert not torch.equal(block, draw(name, shape, seed=1)) or block.numel() == 1
+    torch.testing.assert_close(draw(name, shape, gain=2.0), 2 * block)
+    assert inits.get(name).PAPER
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_orthogonal_flattened_kernel(shape):
+    values = torch.linalg.svdvals(draw("orthogonal", shape, gain=1.5).flatten(1))
+    torch.testing.assert_close(values, torch.full_like(values, 1.5))
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 2], ids=str)
+def test_delta_orthogonal_operator_is_isometric(shape):
+    """With stride 1 and circular padding the operator has the singular values of the centre matrix."""
+    block = draw("delta_orthogonal", shape)
+    transformed = torch.fft.fftn(block, dim=tuple(range(2, len(shape)))).flatten(2).permute(2, 0, 1)
+    values = torch.linalg.svdvals(transformed)
+    torch.testing.assert_close(values, torch.ones_like(values))
+
+
+def test_orthogonal_is_haar_distributed():
+    """E[q_11] = 0 and E[q_11 ** 2] = 1/n; without the sign correction the first moment is far from 0."""
+    entries = torch.tensor([float(draw("orthogonal", (4, 4), seed=s)[0, 0]) for s in range(800)])
+    assert abs(float(entries.mean())) < 4 * 0.5 / math.sqrt(800)
+    assert abs(float(entries.square().mean()) - 0.25) < 0.04
+
+
+@pytest.mark.parametrize(("name", "variance"), [("lecun", 1 / 450), ("kaiming", 2 / 450), ("xavier", 2 / (450 + 576))])
+def test_variance(name, variance):
+    block = draw(name, (64, 50, 3, 3))
+    assert float(block.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / block.numel()))
