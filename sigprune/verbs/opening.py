@@ -1,0 +1,239 @@
+"""Opening and describing models: a reference becomes a module, a module becomes a view.
+
+Importing this file does not import torch, so that recipes can be checked quickly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sigprune.base.errors import BadInput, UnknownName, UnsupportedModel
+from sigprune.base.family import Plain
+from sigprune.families.adapters import Adapter, adapters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sigprune.values.batch import BatchLike
+    from sigprune.values.view import BatchNormMode, View
+
+Kind = Literal["library", "hub", "folder"]
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_FORMS = "timm:NAME, transformers:TYPE, torch:import.path, user/repo[@revision], or a folder"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a model is to be found.
+
+    Attributes:
+        kind: an architecture of a ``library``, a repository on the ``hub``, or a local ``folder``.
+        library: the adapter that knows it; None where ``config.json`` has to tell.
+        name: the architecture, repository or folder.
+        revision: branch, tag or commit of a repository.
+    """
+
+    kind: Kind
+    library: str | None
+    name: str
+    revision: str | None = None
+
+    @property
+    def source(self) -> str:
+        """How the adapters want it: a plain name, ``hf-hub:user/repo[@revision]`` or ``local-dir:folder``."""
+        if self.kind == "library":
+            return self.name
+        at = f"@{self.revision}" if self.revision else ""
+        return f"local-dir:{self.name}" if self.kind == "folder" else f"hf-hub:{self.name}{at}"
+
+
+def split_ref(ref: str, revision: str | None = None) -> Reference:
+    """Parse a model reference; looks at the file system, never at the network.
+
+    Raises:
+        UnknownName: the part before the colon is no library.
+        BadInput: it has none of the known forms, or names two revisions.
+
+    Example:
+        >>> split_ref("timm:resnet18").name
+        'resnet18'
+        >>> split_ref("timm/resnet18.a1_in1k@main").revision
+        'main'
+    """
+    library, colon, name = ref.partition(":")
+    if colon and library in {"hf-hub", "local-dir"}:
+        return _hub(name, revision) if library == "hf-hub" else Reference("folder", None, name)
+    if colon and len(library) > 1:
+        if library not in adapters.names():
+            raise UnknownName("library", library, adapters.names())
+        if not name:
+            raise BadInput(f"{ref!r} names no model; expected {_FORMS}")
+        return Reference("library", library, name, revision)
+    if ref and Path(ref).expanduser().is_dir():
+        return Reference("folder", None, str(Path(ref).expanduser()))
+    if ref.startswith((".", "/", "~", "\\")):
+        raise BadInput(f"{ref}: there is no such folder")
+    return _hub(ref, revision)
+
+
+def open_model(
+    ref: str,
+    *,
+    pretrained: bool = False,
+    revision: str | None = None,
+    args: Mapping[str, Plain] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Make the model that a reference names.
+
+    Args:
+        ref: ``timm:NAME``, ``transformers:TYPE``, ``torch:import.path.of.callable``, ``user/repo[@revision]``
+            (its ``config.json`` says which library), or a local folder.
+        pretrained: load the weights that belong to the reference; else they are drawn afresh.
+        revision: branch, tag or commit of a repository, if ``ref`` names none.
+        args: passed on: ``num_classes``, ``in_chans``, ``img_size`` to timm; configuration fields and
+            ``task`` to transformers; the callable's own to torch.
+        seed: equal seeds give equal fresh weights. torch's own generators stay as they were.
+
+    Returns:
+        The library's own, unchanged module.
+
+    Raises:
+        BadInput: unknown or unreachable model, or arguments that it does not take.
+
+    Example:
+        >>> from sigprune import open_model
+        >>> model = open_model("timm:test_resnet", args={"num_classes": 10})
+        >>> model.num_classes
+        10
+    """
+    from sigprune.base.seeds import global_stream
+
+    reference = split_ref(ref, revision)
+    library, given = library_of(reference), dict(args or {})
+    adapter = adapters.get(library)
+    if reference.kind == "library" and reference.revision and not pretrained:
+        raise BadInput(f"{ref}: a revision chooses pretrained weights; set pretrained, or leave it out")
+    with global_stream(seed, "open", ref):
+        if not pretrained:
+            return _fresh(adapter, library, reference, given)
+        if library == "torch" and reference.kind != "library":
+            raise BadInput(f"{ref}: a torch model has no weights of its library; read it with sigprune.load")
+        if reference.kind == "hub":
+            return adapter.build_pretrained(reference.name, reference.revision, given)
+        return adapter.build_pretrained(reference.source, reference.revision, given)
+
+
+def library_of(reference: Reference) -> str:
+    """The adapter that a reference belongs to; reads ``config.json`` (fetches it if need be) where it must.
+
+    Raises:
+        BadInput: the file cannot be read, or is of no library that sigprune knows.
+    """
+    if reference.library is not None:
+        return reference.library
+    from sigprune.families.adapters._sources import read_config
+
+    config = read_config(reference.source)
+    if "model_type" in config:  # also of timm models wrapped by transformers, whose config has both
+        return "transformers"
+    if "architecture" in config or "pretrained_cfg" in config:
+        return "timm"
+    if isinstance(config.get("library"), str) and config["library"] in adapters.names():
+        return str(config["library"])
+    raise BadInput(
+        f"{reference.name}: its config.json has neither model_type (transformers) nor architecture (timm): "
+        "sigprune cannot tell what model it is"
+    )
+
+
+def class_args(ref: str, classes: int) -> dict[str, Plain]:
+    """The argument that gives a model of this reference so many classes; empty where there is no such one.
+
+    Example:
+        >>> class_args("timm:resnet18", 10)
+        {'num_classes': 10}
+    """
+    key = {"timm": "num_classes", "transformers": "num_labels"}.get(library_of(split_ref(ref)))
+    return {} if key is None else {key: classes}
+
+
+def describe(
+    model: nn.Module,
+    *,
+    example: BatchLike | None = None,
+    batchnorm: BatchNormMode = "fresh",
+    biases: bool = False,
+    include: tuple[str, ...] = ("*",),
+    exclude: tuple[str, ...] = (),
+) -> View:
+    """Say what every parameter of a model is; the model is not run, not wrapped and not changed.
+
+    Args:
+        model: any torch module; models of timm and transformers are known as such.
+        example: a valid input (a tensor, a mapping of tensors, a Batch), where its shape cannot be told.
+        batchnorm: how BatchNorm behaves in passes through the view; see :class:`View`.
+        biases: pruning may also touch biases.
+        include: shell patterns of the weight names or roles that pruning may touch.
+        exclude: shell patterns of the weight names or roles that it may not.
+
+    Raises:
+        UnsupportedModel: there is no parameter, or the input's shape cannot be told and no example is given.
+        BadInput: a pattern matches nothing.
+
+    Example:
+        >>> import torch
+        >>> from sigprune import describe
+        >>> view = describe(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)))
+        >>> [(w.name, w.role) for w in view.weights]
+        [('0.weight', 'linear'), ('1.weight', 'head')]
+    """
+    from sigprune.values.batch import as_batch
+
+    view = replace(_adapter(model).describe(model), batchnorm=batchnorm)
+    if example is not None:
+        given = as_batch(example, view.input_name)
+        parameter = next(model.parameters())
+        view = replace(view, example=replace(given, labels=None).to(parameter.device, parameter.dtype))
+    if not view.example.inputs:
+        raise UnsupportedModel(
+            f"the shape of the input of {view.architecture} cannot be told; pass describe(model, example=x)"
+        )
+    if biases or exclude or include != ("*",):
+        view = view.select(include=include, exclude=exclude, biases=biases)
+    return view
+
+
+def _fresh(adapter: Adapter, library: str, reference: Reference, args: dict[str, Plain]) -> nn.Module:
+    if library == "torch" and reference.kind != "library":
+        if reference.kind == "hub" or args:
+            raise BadInput(
+                f"{reference.name}: a torch model is made again as it was saved, from a folder, no args"
+            )
+        return adapter.rebuild(Path(reference.name))
+    return adapter.build(reference.source, args)
+
+
+def _adapter(model: nn.Module) -> Adapter:
+    """The first adapter that accepts the model; torch's accepts every module and comes last."""
+    others = [name for name in adapters.names() if name != "torch"]
+    for name in (*others, "torch"):
+        adapter = adapters.get(name)
+        if adapter.accepts(model):
+            return adapter
+    raise UnsupportedModel(f"expected a torch.nn.Module, got {type(model).__name__}")
+
+
+def _hub(name: str, revision: str | None) -> Reference:
+    repository, at, own = name.partition("@")
+    if not _REPOSITORY.fullmatch(repository) or (at and not own):
+        hint = f"; did you mean timm:{name}?" if re.fullmatch(r"[\w.]+", name) else ""
+        raise BadInput(f"{name!r} is no model reference{hint} Expected {_FORMS}")
+    if own and revision and own != revision:
+        raise BadInput(f"{name}: two revisions are given, {own} and {revision}")
+    return Reference("hub", None, repository, own or revision)

@@ -1,0 +1,97 @@
+"""Restoring isometry on views: the paper's network, its sparsities and its loose oracles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sigprune.base.seeds import generator
+from sigprune.values.operator import jacobian
+from sigprune.values.orthogonality import residual
+from sigprune.verbs.initialising import reinit_
+from sigprune.verbs.isometry import restore_
+from sigprune.verbs.measuring import measure
+from sigprune.verbs.opening import describe
+from sigprune.verbs.pruning import apply_, prune
+from tests.networks import PAPER_WIDTHS, SmallConv, mlp, seeded
+
+
+def ten_classes(examples: int = 1000):
+    """Gaussian clusters in 784 dimensions, one per class, in batches of 100."""
+    draw = generator(0, "test", "clusters")
+    centres = torch.randn(10, 784, generator=draw)
+    labels = torch.randint(10, (examples,), generator=draw)
+    inputs = centres[labels] + torch.randn(examples, 784, generator=draw)
+    return list(zip(inputs.split(100), labels.split(100), strict=True))
+
+
+def mean_jsv(view, batches) -> float:
+    return measure(jacobian(view, batches[0][0][:20])).summary().mean
+
+
+def test_a_linear_orthogonal_network_has_only_ones():
+    view = describe(mlp(PAPER_WIDTHS, activation=None))
+    reinit_(view)
+    values = measure(jacobian(view, ten_classes(100)[0])).values
+    torch.testing.assert_close(values, torch.ones_like(values), atol=1e-5, rtol=0)
+
+
+# Mean JSV of the 7-layer linear network before restoration (our simulations of the released code):
+ORACLES = {
+    ("random", 0.1): 0.658, ("random", 0.5): 0.088, ("random", 0.9): 3.0e-4,
+    ("snip", 0.1): 0.959, ("snip", 0.5): 0.595, ("snip", 0.9): 0.047,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("score", "sparsity"), ORACLES)
+def test_the_papers_network(score, sparsity):
+    """Pruning takes the mean JSV away from 1, restoration brings it back."""
+    batches = ten_classes()
+    view = describe(mlp(PAPER_WIDTHS, activation=None))
+    reinit_(view)
+    mask = prune(view, sparsity=sparsity, score=score, batches=batches)
+    apply_(view, mask)
+    before = mean_jsv(view, batches)
+    assert before == pytest.approx(ORACLES[score, sparsity], rel=0.35)
+    done = restore_(view, mask)
+    mask.check(view.params())
+    assert mean_jsv(view, batches) == pytest.approx(1.0, abs=0.1)
+    assert done.score_after < 0.2 * done.score_before
+
+
+def test_layer_sparsities_of_the_paper():
+    """7-layer tanh network, N(0, 0.01), SNIP at 0.9: .96 .80 .80 .80 .81 .81 .49 (Table 1)."""
+    view = describe(mlp(PAPER_WIDTHS, activation=nn.Tanh))
+    reinit_(view, "lecun")
+    with torch.no_grad():
+        for weight in view.weights:
+            draw = generator(0, "test", weight.name)
+            view.params()[weight.name].copy_(0.1 * torch.randn(weight.shape, generator=draw))
+    mask = prune(view, sparsity=0.9, batches=ten_classes())
+    sparsities = [1 - kept / total for kept, total in mask.counts().values()]
+    assert sparsities == pytest.approx([0.96, 0.80, 0.80, 0.80, 0.81, 0.81, 0.49], abs=0.05)
+
+
+def test_residuals_are_reported_per_weight():
+    view = describe(seeded(SmallConv()), example=torch.zeros(1, 3, 8, 8))
+    mask = prune(view, sparsity=0.5, score="random")
+    apply_(view, mask)
+    given = {w.name: view.params()[w.name].clone() for w in view.weights}
+    done = restore_(view, mask)
+    for weight in view.weights:
+        for tensor, told in ((given[weight.name], done.before), (view.params()[weight.name], done.after)):
+            blocks = [b.flatten(1) for b in weight.layout.blocks(tensor)]
+            mean = sum(float(residual(b[None])) for b in blocks) / len(blocks)
+            assert told[weight.name] == pytest.approx(mean, rel=1e-4)
+
+
+def test_removed_entries_are_zeroed_first_and_the_rest_is_left_alone():
+    view = describe(seeded(SmallConv()), example=torch.zeros(1, 3, 8, 8)).select(exclude=("head",))
+    mask = prune(view, sparsity=0.5, score="random")
+    head = view.module.head.weight.clone()
+    bias = view.module.conv2.bias.clone()
+    restore_(view, mask)
+    mask.check(view.params())
+    assert torch.equal(view.module.head.weight, head)
+    assert torch.equal(view.module.conv2.bias, bias)

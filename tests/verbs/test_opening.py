@@ -1,0 +1,220 @@
+"""Opening: references need no torch, equal seeds give equal models, bad input gets one clear line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sigprune.base.errors import BadInput, UnknownName
+from sigprune.base.tensors import digest
+from sigprune.families.adapters import adapters
+from sigprune.values.batch import Batch
+from sigprune.verbs.opening import Reference, class_args, describe, open_model, split_ref
+
+
+@pytest.mark.parametrize(
+    ("ref", "expected"),
+    [
+        ("timm:resnet18", Reference("library", "timm", "resnet18")),
+        ("transformers:bert", Reference("library", "transformers", "bert")),
+        ("torch:a.b.c", Reference("library", "torch", "a.b.c")),
+        ("timm/resnet18.a1_in1k", Reference("hub", None, "timm/resnet18.a1_in1k")),
+        ("user/repo@v1.0", Reference("hub", None, "user/repo", "v1.0")),
+        ("hf-hub:user/repo@refs/pr/1", Reference("hub", None, "user/repo", "refs/pr/1")),
+    ],
+)
+def test_references(ref, expected):
+    assert split_ref(ref) == expected
+
+
+def test_a_folder_is_a_reference(tmp_path):
+    assert split_ref(str(tmp_path)) == Reference("folder", None, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("resnet18", "did you mean timm:resnet18"),
+        ("tim:resnet18", "unknown library 'tim'; did you mean timm"),
+        ("timm:", "names no model"),
+        ("./no/such/folder", "no such folder"),
+        ("a/b/c", "no model reference"),
+        ("user/repo@", "no model reference"),
+        ("", "no model reference"),
+    ],
+)
+def test_bad_references(ref, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        split_ref(ref)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_revisions_contradict():
+    assert split_ref("user/repo", "main").revision == "main"
+    with pytest.raises(BadInput, match="two revisions"):
+        split_ref("user/repo@main", "v2")
+    with pytest.raises(BadInput, match="revision chooses pretrained weights"):
+        open_model("timm:test_vit", revision="main")
+
+
+def test_parsing_imports_no_heavy_library():
+    code = (
+        "import sys; from sigprune.verbs.opening import class_args, split_ref; split_ref('timm:resnet18'); "
+        "class_args('timm:resnet18', 3); "
+        "print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("ref", "args"),
+    [
+        ("timm:test_vit", {"num_classes": 3}),
+        (
+            "transformers:bert",
+            {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9},
+        ),
+        ("torch:torch.nn.Linear", {"in_features": 4, "out_features": 3}),
+    ],
+)
+def test_equal_seeds_give_equal_weights(ref, args):
+    state = torch.get_rng_state()
+    one, same, other = (open_model(ref, args=args, seed=seed) for seed in (1, 1, 2))
+    assert digest(one.state_dict()) == digest(same.state_dict()) != digest(other.state_dict())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_local_folders_say_which_library(library, tmp_path):
+    args = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    ref = {"timm": "timm:test_vit", "transformers": "transformers:vit"}[library]
+    model = open_model(ref, args=args if library == "transformers" else {"num_classes": 5})
+    adapters.get(library).write_config(model, tmp_path)
+    opened = open_model(str(tmp_path))
+    assert type(opened) is type(model)
+    assert describe(opened).library == library
+    key = {"timm": "num_classes", "transformers": "num_labels"}[library]
+    assert class_args(str(tmp_path), 4) == {key: 4}
+    resized = describe(open_model(str(tmp_path), args={key: 4}))
+    assert [w.shape[0] for w in resized.weights if w.role == "head"] == [4]
+
+
+def test_folders_of_torch_models_and_of_nothing(tmp_path):
+    made = {"library": "torch", "class": "Linear", "made_by": "torch.nn.Linear"}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**made, "args": {"in_features": 4, "out_features": 3}}))
+    assert open_model(str(tmp_path)).out_features == 3
+    with pytest.raises(BadInput, match="no args"):
+        open_model(str(tmp_path), args={"in_features": 3})
+    with pytest.raises(BadInput, match=r"sigprune\.load"):
+        open_model(str(tmp_path), pretrained=True)
+    config.write_text("{}")
+    with pytest.raises(BadInput, match="neither model_type"):
+        open_model(str(tmp_path))
+    config.write_text("[")
+    with pytest.raises(BadInput, match=r"cannot read its config\.json"):
+        open_model(str(tmp_path))
+
+
+def test_a_repository_that_cannot_be_reached():
+    with pytest.raises(BadInput, match="cannot read its config") as caught:
+        open_model("nobody/no-such-model", pretrained=True)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match="timm cannot create") as caught:
+        open_model("timm:test_vit", pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_in_the_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789012345678901234567890123456789"
+    repository = tmp_path / "models--user--repo"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    model = open_model("timm:test_vit", args={"num_classes": 5})
+    adapters.get("timm").write_config(model, repository / "snapshots" / commit)
+    assert open_model("user/repo").num_classes == 5
+    assert class_args("user/repo@main", 2) == {"num_classes": 2}
+
+
+def test_class_args():
+    assert class_args("transformers:bert", 4) == {"num_labels": 4}
+    assert class_args("torch:a.b", 4) == {}
+
+
+# ---- describe
+
+
+def test_the_adapter_is_chosen_by_the_model():
+    assert describe(open_model("timm:test_vit")).library == "timm"
+    assert describe(nn.Linear(2, 3)).library == "torch"
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(5, 2), (1, 5)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (1, 3, 32, 32)),
+        (nn.Conv1d(2, 4, 3), (1, 2, 32)),
+        (nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 2)), (1, 16)),
+    ],
+)
+def test_the_example_follows_the_first_layer(module, shape):
+    view = describe(module)
+    assert tuple(view.example.inputs["input"].shape) == shape
+    with torch.no_grad():
+        assert torch.equal(view.forward({}, view.example), module(view.example.inputs["input"]))
+
+
+def test_an_example_of_ones_own():
+    x = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    module = nn.Conv2d(3, 4, 3)
+    for example in (x, {"input": x}, Batch({"input": x}), (x, torch.tensor([0, 1]))):
+        batch = describe(module, example=example).example
+        assert batch.labels is None
+        assert batch.inputs["input"].shape == x.shape
+        assert batch.inputs["input"].dtype == torch.float32
+
+
+def test_what_may_be_pruned():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert describe(model).prunable == ("0.weight", "1.weight", "2.weight")
+    assert describe(model, exclude=("head",)).prunable == ("0.weight", "1.weight")
+    assert describe(model, include=("0.*",), biases=True).prunable == ("0.weight", "0.bias")
+    with pytest.raises(BadInput, match="matches no weight"):
+        describe(model, exclude=("nothing",))
+    assert describe(model, batchnorm="eval").batchnorm == "eval"
+
+
+def test_several_outputs_and_logits():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return (super().forward(x), x)
+
+    class Named(nn.Linear):
+        def forward(self, x):
+            return {"features": x, "logits": super().forward(x)}
+
+    for kind in (Pair, Named):
+        view = describe(kind(3, 2))
+        assert view.forward({}, view.example).shape == (1, 2)
+
+
+def test_unknown_library_lists_the_known():
+    with pytest.raises(UnknownName, match="timm"):
+        open_model("tinm:resnet18")
