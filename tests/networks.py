@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +14,12 @@ from sigprune.verbs.opening import describe
 PAPER_WIDTHS = (784, 100, 100, 100, 100, 100, 100, 10)
 
 
-def mlp(widths: tuple[int, ...] = (12, 16, 16, 5), activation: type[nn.Module] | None = nn.Tanh) -> nn.Sequential:
+def mlp(
+    widths: tuple[int, ...] = (12, 16, 16, 5), activation: type[nn.Module] | None = nn.Tanh
+) -> nn.Sequential:
     """Fully connected layers; no activation after the last."""
     layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         if index and activation:
             layers.append(activation())
         layers.append(nn.Linear(fan_in, fan_out))

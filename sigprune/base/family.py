@@ -23,7 +23,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
 
-Plain: TypeAlias = bool | int | float | str | None | list["Plain"] | dict[str, "Plain"]
+Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
 P = TypeVar("P")
 
 _ANNOTATIONS = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "Literal": Literal}
@@ -193,7 +193,7 @@ def _facts(tree: ast.Module) -> dict[str, str]:
     """Upper-case string constants at the top level, annotated or not."""
     facts = {}
     for node in tree.body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
+        target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
         value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
@@ -206,7 +206,9 @@ def _value(option: Option, given: Mapping[str, Plain], where: str) -> Plain:
     """The option's value, converted as its annotation says (an integer is a float, a string is no number)."""
     if option.name not in given:
         if option.required:
-            raise RecipeError(f"{where}.{option.name}: expected a value of type {option.annotation}, got none")
+            raise RecipeError(
+                f"{where}.{option.name}: expected a value of type {option.annotation}, got none"
+            )
         return option.default
     from pydantic import TypeAdapter, ValidationError
 

@@ -45,7 +45,9 @@ class Layout:
         """
         for expert in tensor.unbind(0) if self.stacked else (tensor,):
             if expert.dim() < 2 or expert.shape[0] % self.groups:
-                raise ValueError(f"expected (out, in, ...) in {self.groups} groups, got {tuple(expert.shape)}")
+                raise ValueError(
+                    f"expected (out, in, ...) in {self.groups} groups, got {tuple(expert.shape)}"
+                )
             for group in expert.chunk(self.groups, 0):
                 yield from self._rows(group.transpose(0, 1) if self.transposed else group)
 

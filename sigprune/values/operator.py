@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
-from sigprune.values.batch import Batch, BatchLike
+from sigprune.values.batch import BatchLike
 from sigprune.values.view import View
 
 
@@ -42,7 +42,7 @@ class Operator:
     matvec: Callable[[Tensor], Tensor]
     rmatmat: Callable[[Tensor], Tensor]
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
 
 def jacobian(
@@ -70,7 +70,9 @@ def jacobian(
     Source: Lee et al. 2020 (arXiv 1906.06307), section 3; singular values of this map are the JSVs.
     """
     if view.batchnorm == "batch":
-        raise BadInput("a per-example Jacobian needs batchnorm 'fresh' or 'eval': 'batch' couples the examples")
+        raise BadInput(
+            "a per-example Jacobian needs batchnorm 'fresh' or 'eval': 'batch' couples the examples"
+        )
     batch = view.read(batch)
     tensors = view.params() | (params or {})
     if dtype is not None:
@@ -97,7 +99,8 @@ def _linearise(run: Callable[[Tensor], Tensor], point: Tensor) -> Operator:
         with _differentiable(), warnings.catch_warnings():
             # torch's own forward-mode rules are still scripted, and say so when first used
             warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
-            return torch.func.jvp(run, (point,), (vectors.reshape(point.shape),))[1].detach()
+            product: Tensor = torch.func.jvp(run, (point,), (vectors.reshape(point.shape),))[1]
+            return product.detach()
 
     def rmatmat(cotangents: Tensor) -> Tensor:
         if len(cotangents) == 1:

@@ -27,7 +27,8 @@ def residual(blocks: Tensor) -> Tensor:
     small = blocks if rows <= columns else blocks.mT
     gram = small @ small.mT
     gram.diagonal(dim1=1, dim2=2).sub_(1.0)
-    return (torch.linalg.matrix_norm(gram).square() + max(rows - columns, 0)).sqrt()
+    norm: Tensor = torch.linalg.matrix_norm(gram)
+    return norm.square().add(max(rows - columns, 0)).sqrt()
 
 
 def floor(rows: int, columns: int) -> float:

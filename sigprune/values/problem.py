@@ -42,7 +42,9 @@ class Problem:
             NeedsData: none were given, or there is not one batch.
         """
         if self.data is None:
-            raise NeedsData("this score needs data: pass batches=... (recipe: data), or choose a data-free score")
+            raise NeedsData(
+                "this score needs data: pass batches=... (recipe: data), or choose a data-free score"
+            )
         empty = True
         for item in self.data:
             empty = False

@@ -39,7 +39,7 @@ class Spectrum:
     Attributes:
         values: float64, shape (examples, values per example), each row in descending order.
         kind: how they were found.
-        standard_error: standard error of the mean where the values are an estimate; 0.0 for an exact spectrum.
+        standard_error: of the mean, where the values are an estimate; 0.0 for an exact spectrum.
 
     Example:
         >>> spectrum = Spectrum(torch.tensor([[2.0, 1.0]], dtype=torch.float64))

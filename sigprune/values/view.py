@@ -64,6 +64,14 @@ class View:
         batchnorm: how BatchNorm behaves in forward passes through the view. ``fresh``: initial statistics
             (mean 0, variance 1), as Lee et al. 2020 score and measure; ``eval``: the stored statistics;
             ``batch``: the statistics of the batch.
+
+    Example:
+        >>> from sigprune import describe
+        >>> view = describe(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+        >>> view.prunable, dict(view.skipped)
+        (('0.weight', '2.weight'), {'0.bias': 'bias', '2.bias': 'bias'})
+        >>> view.select(exclude=("head",)).prunable
+        ('0.weight',)
     """
 
     module: nn.Module

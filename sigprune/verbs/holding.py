@@ -53,7 +53,7 @@ def hold(view: View, mask: Mask, optimizer: Optimizer) -> Iterator[None]:
         for parameter, gone in masked:
             _start_(parameter, gone, raw)
             if parameter.requires_grad:
-                hook = parameter.register_post_accumulate_grad_hook(_gradient_hook(gone))  # type: ignore[no-untyped-call]
+                hook = parameter.register_post_accumulate_grad_hook(_gradient_hook(gone))
                 handles.append(hook)
         handles.append(raw.register_step_post_hook(lambda *_: _zero_weights_(masked)))
         yield

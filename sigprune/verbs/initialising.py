@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.family import Step
+from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
-from sigprune.families.inits import inits
+from sigprune.families.inits import Init, inits
 from sigprune.values.slot import Slot
 from sigprune.values.view import Reason, View
 from sigprune.values.weight import Weight
@@ -25,7 +25,11 @@ _CONSTANTS: dict[Reason, float] = {"bias": 0.0, "norm shift": 0.0, "norm scale":
 
 
 def reinit_(
-    view: View, init: str | Step | ModuleType | None = "orthogonal", *, seed: int = 0, gates: GatePolicy = "open"
+    view: View,
+    init: str | Step | ModuleType | None = "orthogonal",
+    *,
+    seed: int = 0,
+    gates: GatePolicy = "open",
 ) -> tuple[str, ...]:
     """Give the model fresh values, block by block, in place.
 
@@ -60,15 +64,15 @@ def reinit_(
                 if weight.role == "embedding":
                     _table_(params[weight.name], seed, weight.name)
                 else:
-                    _fill_(weight, params[weight.name], choice.member.init, choice.options, seed)
+                    _fill_(weight, params[weight.name], choice, seed)
             _reset_(view, params, seed)
         return _open_(view, params, constant_only=init is None) if gates == "open" else ()
 
 
-def _fill_(weight: Weight, tensor: Tensor, init, options, seed: int) -> None:  # noqa: ANN001
+def _fill_(weight: Weight, tensor: Tensor, choice: Choice[Init], seed: int) -> None:
     for index, block in enumerate(weight.layout.blocks(tensor)):
         slot = Slot(tuple(block.shape), weight.role, generator(seed, "init", f"{weight.name}[{index}]"))
-        block.copy_(init(slot, **options))
+        block.copy_(choice.member.init(slot, **choice.options))
 
 
 def _table_(tensor: Tensor, seed: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Restoring isometry: the kept entries of every block are moved until its rows are as orthonormal as they can be."""
+"""Restoring isometry: kept entries are moved until the rows of every block are nearly orthonormal."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def restore_(
 ) -> Restoration:
     """Move the kept entries of every masked weight towards orthonormal rows, in place, without data.
 
-    A convolution is treated as its flattened matrix (out, in · prod(kernel)), as in the paper. Blocks of equal
-    shape are solved together. Embeddings and biases are left alone.
+    A convolution is treated as its flattened matrix (out, in · prod(kernel)), as in the paper. Blocks of
+    equal shape are solved together. Embeddings and biases are left alone.
 
     Args:
         view: the network; removed entries are set to zero first.
@@ -74,7 +74,10 @@ def restore_(
     after: defaultdict[str, list[float]] = defaultdict(list)
     with torch.no_grad():
         for group in groups.values():
-            blocks = torch.stack([block.flatten(1) for _, block, _ in group]).to(_working_dtype(group[0][1])) / gain
+            blocks = (
+                torch.stack([block.flatten(1) for _, block, _ in group]).to(_working_dtype(group[0][1]))
+                / gain
+            )
             keep = torch.stack([kept.flatten(1) for _, _, kept in group])
             solved = choice.member.restore(blocks, keep, **choice.options)
             for (name, block, _), new, old in zip(group, solved, blocks, strict=True):

@@ -121,9 +121,7 @@ def open_model(
         raise BadInput(f"{ref}: a revision chooses pretrained weights; set pretrained, or leave it out")
     with global_stream(seed, "open", ref):
         if not pretrained:
-            return _fresh(adapter, library, reference, given)
-        if library == "torch" and reference.kind != "library":
-            raise BadInput(f"{ref}: a torch model has no weights of its library; read it with sigprune.load")
+            return adapter.build(reference.source, given)
         if reference.kind == "hub":
             return adapter.build_pretrained(reference.name, reference.revision, given)
         return adapter.build_pretrained(reference.source, reference.revision, given)
@@ -144,8 +142,11 @@ def library_of(reference: Reference) -> str:
         return "transformers"
     if "architecture" in config or "pretrained_cfg" in config:
         return "timm"
-    if isinstance(config.get("library"), str) and config["library"] in adapters.names():
-        return str(config["library"])
+    if config.get("library") == "torch":
+        raise BadInput(
+            f"{reference.name} holds a model of one's own, and no folder may name code to run: "
+            "make the model yourself and pass it to sigprune.load(folder, into=model)"
+        )
     raise BadInput(
         f"{reference.name}: its config.json has neither model_type (transformers) nor architecture (timm): "
         "sigprune cannot tell what model it is"
@@ -207,16 +208,6 @@ def describe(
     if biases or exclude or include != ("*",):
         view = view.select(include=include, exclude=exclude, biases=biases)
     return view
-
-
-def _fresh(adapter: Adapter, library: str, reference: Reference, args: dict[str, Plain]) -> nn.Module:
-    if library == "torch" and reference.kind != "library":
-        if reference.kind == "hub" or args:
-            raise BadInput(
-                f"{reference.name}: a torch model is made again as it was saved, from a folder, no args"
-            )
-        return adapter.rebuild(Path(reference.name))
-    return adapter.build(reference.source, args)
 
 
 def _adapter(model: nn.Module) -> Adapter:

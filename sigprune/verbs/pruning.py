@@ -94,7 +94,8 @@ def prune(
 
     Example:
         >>> from sigprune import describe, prune
-        >>> view = describe(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)))
+        >>> layers = torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+        >>> view = describe(torch.nn.Sequential(*layers))
         >>> batches = [(torch.randn(32, 8), torch.randint(0, 4, (32,)))]
         >>> mask = prune(view, sparsity=0.75, score="snip", batches=batches)
         >>> mask.kept, mask.total
@@ -104,8 +105,8 @@ def prune(
     pruned = choose_mask(view, sparsity, method, batches, seed=seed)
     if pruned.dead:
         warnings.warn(
-            f"every entry of {len(pruned.dead)} weights has the score zero, first {pruned.dead[0]}: no signal "
-            "reaches them (a closed gate?); reinit_(view, ..., gates='open') opens gates",
+            f"every entry of {len(pruned.dead)} weights has the score zero, first {pruned.dead[0]}: no "
+            "signal reaches them (a closed gate?); reinit_(view, ..., gates='open') opens gates",
             DeadWeights,
             stacklevel=2,
         )
@@ -135,7 +136,7 @@ def choose_mask(
         ranked = _checked(member.member.score(problem, **member.options), shapes, member.name)
         if number == 0:
             dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
-        mask = _select(view, ranked, mask, budget, method, (seed, number))
+        mask = _select(view, ranked, mask, method, budget=budget, draw=str(number), seed=seed)
     return Pruned(mask, dead)
 
 
@@ -172,23 +173,23 @@ def _is_dead(view: View, name: str, values: Tensor) -> bool:
 
 
 def _select(
-    view: View, ranked: Tensors, mask: Mask, budget: int, method: Method, draw: tuple[int, int]
+    view: View, ranked: Tensors, mask: Mask, method: Method, *, budget: int, draw: str, seed: int
 ) -> Mask:
-    seed, number = draw
+    """The best ``budget`` entries of those still kept; ``draw`` names the random stream that breaks ties."""
     capacity = {name: kept for name, (kept, _) in mask.counts().items()}
-    for name, values in ranked.items():
-        if capacity[name] < values.numel():
-            values.masked_fill_(~mask.keep[name].to(values.device), -torch.inf)
-    ranking = Ranking(ranked, capacity, _block_shapes(view), budget, generator(seed, "allocate", str(number)))
-    allocation = allocations.choose(method.allocation)
-    counts = allocation.member.allocate(ranking, **allocation.options)
-    pattern = patterns.choose(method.pattern)
-    keep = {
-        name: pattern.member.select(
-            ranked[name], count, generator(seed, "ties", f"{name}/{number}"), **pattern.options
-        )
-        for name, count in counts.items()
+    still = {
+        name: values
+        if capacity[name] == values.numel()
+        else values.masked_fill(~mask.keep[name].to(values.device), -torch.inf)
+        for name, values in ranked.items()
     }
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    ranking = Ranking(still, capacity, _block_shapes(view), budget, generator(seed, "allocate", draw))
+    counts = allocation.member.allocate(ranking, **allocation.options)
+    keep = {}
+    for name, count in counts.items():
+        ties = generator(seed, "ties", f"{name}/{draw}")
+        keep[name] = pattern.member.select(still[name], count, ties, **pattern.options)
     return Mask(keep)
 
 

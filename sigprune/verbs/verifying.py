@@ -83,9 +83,7 @@ def judge(evidence: Evidence, bounds: Mapping[str, Bound] | None = None, where: 
         if result is not None:
             value, place, remedy = result
             limit = limits[name]
-            found.append(
-                Finding(name, place or where, value, limit.low, limit.high, limit.required, remedy)
-            )
+            found.append(Finding(name, place or where, value, limit.low, limit.high, limit.required, remedy))
     return Findings(tuple(found))
 
 
@@ -108,7 +106,11 @@ def _mean_jsv(evidence: Evidence) -> Result:
 def _condition_number(evidence: Evidence) -> Result:
     if evidence.spectrum is None:
         return None
-    return evidence.spectrum.summary().condition, "", "some directions die: restore isometry or lower the sparsity"
+    return (
+        evidence.spectrum.summary().condition,
+        "",
+        "some directions die: restore isometry or lower the sparsity",
+    )
 
 
 def _dead_weights(evidence: Evidence) -> Result:
@@ -122,14 +124,22 @@ def _collapsed_weights(evidence: Evidence) -> Result:
         return None
     names = {w.name for w in evidence.view.weights}
     empty = tuple(n for n, (kept, _) in evidence.mask.counts().items() if kept == 0 and n in names)
-    return float(len(empty)), _first(empty), "lower the sparsity, use the allocation erk, or exclude the weight"
+    return (
+        float(len(empty)),
+        _first(empty),
+        "lower the sparsity, use the allocation erk, or exclude the weight",
+    )
 
 
 def _standardised_weights(evidence: Evidence) -> Result:
     if evidence.mask is None:
         return None
     names = tuple(w.name for w in evidence.view.weights if w.standardised and w.name in evidence.mask.keep)
-    return float(len(names)), _first(names), "the module standardises them before use: stored zeros do not stay zeros"
+    return (
+        float(len(names)),
+        _first(names),
+        "the module standardises them before use: stored zeros do not stay zeros",
+    )
 
 
 def _first(names: tuple[str, ...]) -> str:

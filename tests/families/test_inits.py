@@ -11,7 +11,17 @@ from sigprune.base.seeds import generator
 from sigprune.families.inits import inits
 from sigprune.values.slot import Slot
 
-SHAPES = [(8, 8), (4, 12), (12, 4), (8, 4, 3, 3), (4, 8, 3, 3), (6, 1, 5, 5), (5, 3, 7), (4, 2, 3, 3, 3), (1, 1)]
+SHAPES = [
+    (8, 8),
+    (4, 12),
+    (12, 4),
+    (8, 4, 3, 3),
+    (4, 8, 3, 3),
+    (6, 1, 5, 5),
+    (5, 3, 7),
+    (4, 2, 3, 3, 3),
+    (1, 1),
+]
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int = 0, **options: float) -> torch.Tensor:
@@ -54,7 +64,9 @@ def test_orthogonal_is_haar_distributed():
     assert abs(float(entries.square().mean()) - 0.25) < 0.04
 
 
-@pytest.mark.parametrize(("name", "variance"), [("lecun", 1 / 450), ("kaiming", 2 / 450), ("xavier", 2 / (450 + 576))])
+@pytest.mark.parametrize(
+    ("name", "variance"), [("lecun", 1 / 450), ("kaiming", 2 / 450), ("xavier", 2 / (450 + 576))]
+)
 def test_variance(name, variance):
     block = draw(name, (64, 50, 3, 3))
     assert float(block.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / block.numel()))

@@ -15,7 +15,9 @@ SHAPES = [(3, 12, 12), (2, 6, 20), (2, 20, 6), (4, 1, 9), (1, 1, 1)]
 def masked(shape: tuple[int, int, int], density: float) -> tuple[torch.Tensor, torch.Tensor]:
     draw = generator(0, "test", str(shape))
     keep = torch.rand(shape, generator=draw) < density
-    return torch.randn(shape, generator=draw, dtype=torch.float64).masked_fill(~keep, 0) / shape[2] ** 0.5, keep
+    return torch.randn(shape, generator=draw, dtype=torch.float64).masked_fill(~keep, 0) / shape[
+        2
+    ] ** 0.5, keep
 
 
 @pytest.mark.parametrize("name", isometries.names())

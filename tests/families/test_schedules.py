@@ -8,7 +8,9 @@ from sigprune.families.schedules import schedules
 
 
 @pytest.mark.parametrize("name", schedules.names())
-@pytest.mark.parametrize(("total", "target"), [(1000, 100), (1000, 0), (1000, 1), (1000, 999), (1000, 1000), (1, 1), (7, 3)])
+@pytest.mark.parametrize(
+    ("total", "target"), [(1000, 100), (1000, 0), (1000, 1), (1000, 999), (1000, 1000), (1, 1), (7, 3)]
+)
 def test_contract(name, total, target):
     counts = schedules.get(name).kept(total, target)
     assert counts[-1] == target

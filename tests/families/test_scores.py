@@ -37,7 +37,9 @@ def test_contract(name, network):
     member = scores.get(name)
     ranked = member.score(problem(view, data=evidence(name, view)))
     assert {n: tuple(t.shape) for n, t in ranked.items()} == view.prunable_shapes()
-    assert all(torch.isfinite(t).all() and t.is_floating_point() and not t.requires_grad for t in ranked.values())
+    assert all(
+        torch.isfinite(t).all() and t.is_floating_point() and not t.requires_grad for t in ranked.values()
+    )
     again = member.score(problem(view, data=evidence(name, view)))
     assert all(torch.equal(ranked[n], again[n]) for n in ranked)
     assert member.PAPER
@@ -107,7 +109,9 @@ def test_snip_uniform_target_needs_no_labels():
 def test_synflow_is_the_sum_over_paths():
     module = seeded(mlp(activation=nn.ReLU))
     view = describe(module)
-    keep = {n: torch.rand(s, generator=generator(0, "test", n)) < 0.6 for n, s in view.prunable_shapes().items()}
+    keep = {
+        n: torch.rand(s, generator=generator(0, "test", n)) < 0.6 for n, s in view.prunable_shapes().items()
+    }
     ranked = scores.get("synflow").score(problem(view, Mask(keep)))
     linears = [m for m in module if isinstance(m, nn.Linear)]
     masks = [keep[n] for n in view.prunable]
@@ -133,7 +137,9 @@ def test_masks_equal_those_of_naive_references(sparsity):
     ones = [torch.ones_like(m.weight, dtype=torch.bool) for m in linears]
     flow = synflow_of_mlp([m.weight.data for m in linears], [m.bias.data for m in linears], ones)
     references = {
-        "magnitude": {n: p.detach().double().abs() for n, p in view.module.named_parameters() if p.dim() == 2},
+        "magnitude": {
+            n: p.detach().double().abs() for n, p in view.module.named_parameters() if p.dim() == 2
+        },
         "snip": {n: snip_by_removal(view.module, n, data) for n in view.prunable},
         "synflow": dict(zip(view.prunable, flow, strict=True)),
     }

@@ -18,8 +18,10 @@ def eval_copy(module: nn.Module) -> nn.Module:
     return twin
 
 
-def snip_by_removal(module: nn.Module, name: str, batches: list[tuple[Tensor, Tensor]], step: float = 1e-6) -> Tensor:
-    """|dL/dc| for every entry of one weight by central differences in its multiplier c, losses summed."""
+def snip_by_removal(
+    module: nn.Module, name: str, batches: list[tuple[Tensor, Tensor]], step: float = 1e-6
+) -> Tensor:
+    """|dL/dc| for every entry by central differences in its multiplier c, losses summed over batches."""
     twin = eval_copy(module)
     weight = dict(twin.named_parameters())[name]
     flat = weight.data.reshape(-1)
@@ -41,7 +43,7 @@ def snip_by_removal(module: nn.Module, name: str, batches: list[tuple[Tensor, Te
 
 
 def synflow_of_mlp(weights: list[Tensor], biases: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """|w_ij| times the flow into j times the flow out of i, for fully connected ReLU layers and a ones input."""
+    """|w_ij| times the flow into j times the flow out of i, for ReLU layers and a ones input."""
     weights = [w.double().abs() * m for w, m in zip(weights, masks, strict=True)]
     inward = [torch.ones(weights[0].shape[1], dtype=torch.float64)]
     for w, b in zip(weights, biases, strict=True):

@@ -31,7 +31,7 @@ def test_blocks_cover_every_entry_once(layout, shape, expected):
     blocks = list(layout.blocks(tensor))
     assert [tuple(b.shape) for b in blocks] == expected
     for block in blocks:
-        block += 1  # views: writing into a block writes into the tensor
+        block.add_(1)  # views: writing into a block writes into the tensor
     assert torch.equal(tensor, torch.ones(shape))
 
 
@@ -45,7 +45,9 @@ def test_blocks_of_a_transposed_convolution_are_its_matrices():
     torch.testing.assert_close(out.flatten(), torch.block_diag(*blocks) @ x.flatten())
 
 
-@pytest.mark.parametrize(("layout", "shape"), [(Layout(groups=4), (6, 3)), (Layout(), (6,)), (Layout(fused=(2, 3)), (6, 2))])
+@pytest.mark.parametrize(
+    ("layout", "shape"), [(Layout(groups=4), (6, 3)), (Layout(), (6,)), (Layout(fused=(2, 3)), (6, 2))]
+)
 def test_wrong_shapes_are_refused(layout, shape):
     with pytest.raises(ValueError, match="expected"):
         list(layout.blocks(torch.zeros(shape)))

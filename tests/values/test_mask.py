@@ -22,7 +22,7 @@ def test_counts_and_sparsity():
 
 
 def test_only_booleans():
-    with pytest.raises(BadInput, match="expected a boolean tensor, got torch.float32"):
+    with pytest.raises(BadInput, match=r"expected a boolean tensor, got torch\.float32"):
         Mask({"a": torch.ones(2)})
 
 

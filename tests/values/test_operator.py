@@ -20,7 +20,8 @@ def test_products_against_the_dense_jacobian(network):
     operator = jacobian(view.using("eval"), inputs, dtype=torch.float64)
     outputs, size = operator.shape
     dense = torch.stack([
-        torch.autograd.functional.jacobian(lambda x: twin(x[None])[0], x).reshape(outputs, size) for x in inputs
+        torch.autograd.functional.jacobian(lambda x: twin(x[None])[0], x).reshape(outputs, size)
+        for x in inputs
     ])
     draw = generator(0, "test", "vectors")
     v = torch.randn(3, size, generator=draw, dtype=torch.float64)

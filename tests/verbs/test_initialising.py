@@ -71,7 +71,9 @@ def test_values_do_not_depend_on_other_layers():
     assert torch.equal(short[0].weight, long[0].weight)
 
 
-@pytest.mark.parametrize(("name", "gated"), [("resnet18", 8), ("resnet50", 16), ("deit3_small_patch16_224", 24)])
+@pytest.mark.parametrize(
+    ("name", "gated"), [("resnet18", 8), ("resnet50", 16), ("deit3_small_patch16_224", 24)]
+)
 def test_gates_are_opened(name, gated):
     """timm closes residual branches at construction: zero norms (ResNet), tiny LayerScale (DeiT III)."""
     view = describe(open_model(f"timm:{name}"))
@@ -86,7 +88,7 @@ def test_gates_are_opened(name, gated):
 
 
 def test_keeping_values_opens_constant_gates_only():
-    """A trained gate is part of the function; only a constant of at most 0.1, as at construction, is opened."""
+    """A trained gate is part of the function; only a constant of at most 0.1 is opened."""
     view = describe(open_model("timm:resnet18"))
     trained, *rest = [g.name for g in view.gates]
     with torch.no_grad():

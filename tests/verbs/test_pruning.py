@@ -126,7 +126,7 @@ def test_apply_sets_zeros():
 @pytest.mark.slow
 def test_closed_gates_prune_no_branch_in_silence(name):
     """Naive SNIP on timm's defaults loses 48 of 54 layers of resnet50, 24 of 50 of deit3_small, and prunes
-    nothing at all of resnet18. Here: gates kept closed are a warning, gates opened leave every layer alive."""
+    nothing of resnet18. Here: gates kept closed are a warning, gates opened leave every layer alive."""
     size = 64 if name.startswith("resnet") else 224
     view = describe(open_model(f"timm:{name}", args={"num_classes": 10}))
     draw = torch.Generator().manual_seed(0)

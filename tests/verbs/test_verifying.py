@@ -25,13 +25,21 @@ def view():
 def test_a_sound_network(view):
     findings = verify(view, labelled(view)[0], mask=prune(view, sparsity=0.2, score="random"))
     assert findings.ok
-    assert {f.name for f in findings} >= {"finite_output", "mean_jsv", "condition_number", "collapsed_weights"}
+    assert {f.name for f in findings} >= {
+        "finite_output",
+        "mean_jsv",
+        "condition_number",
+        "collapsed_weights",
+    }
     findings.require()
 
 
 def test_bounds_replace_the_defaults(view):
     findings = verify(view, labelled(view)[0], {"mean_jsv": Bound(1.5, 2.0, required=True)})
-    with pytest.raises(FindingFailed, match=r"FAILED: mean_jsv at network is 0\.8\d+, expected 1.5 to 2; change the init gain"):
+    with pytest.raises(
+        FindingFailed,
+        match=r"FAILED: mean_jsv at network is 0\.8\d+, expected 1.5 to 2; change the init gain",
+    ):
         findings.require()
     with pytest.raises(UnknownName, match="did you mean mean_jsv"):
         verify(view, labelled(view)[0], {"mean_jvs": Bound()})

@@ -13,7 +13,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName
 from sigprune.base.family import Plain
-from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._shared import first_input, first_tensor, one_line, ramp, survey
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
@@ -94,52 +93,23 @@ def describe(module: nn.Module) -> View:
     )
 
 
-def write_config(
-    module: nn.Module, folder: Path, *, made_by: str | None = None, args: Mapping[str, Plain] | None = None
-) -> None:
-    """Write a ``config.json`` that says what the model is, and how to make it again if that is known.
-
-    Args:
-        module: the model.
-        folder: where to write.
-        made_by: the import path that :func:`build` was given.
-        args: the arguments that :func:`build` was given.
-    """
+def write_config(module: nn.Module, folder: Path) -> None:
+    """Write a ``config.json`` that says what the model is. It does not say how to make it again."""
     kind = type(module)
     config: dict[str, Plain] = {"library": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
-    if made_by is not None:
-        config |= {"made_by": made_by, "args": dict(args or {})}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def rebuild(folder: Path) -> nn.Module:
-    """Make the model again as ``config.json`` says.
-
-    Only a module class, or a function whose declared return type is one, is called: a folder that somebody
-    else made cannot run other code by naming it.
+    """A folder never says which code of yours to run.
 
     Raises:
-        CheckpointError: the file does not say how, or what it names is not such a class or function.
+        CheckpointError: always; it says what to do instead.
     """
-    file = folder / "config.json"
-    try:
-        made_by, args = _origin(file)
-        with global_stream(0, "rebuild", made_by):
-            return build(made_by, args)
-    except (OSError, ValueError) as error:
-        remedy = "make the model yourself and pass it: load(folder, into=model)"
-        raise CheckpointError(f"{file}: {one_line(error)}; {remedy}") from error
-
-
-def _origin(file: Path) -> tuple[str, dict[str, Plain]]:
-    """The import path and arguments in a ``config.json``, if they can be trusted to make a module."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(config.get("made_by"), str):
-        raise BadInput("it does not say how to make the model")
-    made_by, args = config["made_by"], config.get("args", {})
-    if not _makes_modules(_load(made_by)) or not isinstance(args, dict):
-        raise BadInput(f"{made_by} is no module class, and no function that declares one as its result")
-    return made_by, args
+    raise CheckpointError(
+        f"{folder / 'config.json'} describes a model of one's own, and no folder may name code to run: "
+        "make the model yourself and pass it: load(folder, into=model)"
+    )
 
 
 def _load(path: str) -> Callable[..., object]:
@@ -175,13 +145,6 @@ def _split(parts: list[str]) -> list[str]:
         else:
             return [module_path, *parts[end:]]
     raise BadInput(f"torch:{path}: there is no module {parts[0]} to import (is it on PYTHONPATH?)")
-
-
-def _makes_modules(make: Callable[..., object]) -> bool:
-    result = make
-    if not inspect.isclass(make):
-        result = inspect.signature(make, eval_str=True).return_annotation
-    return inspect.isclass(result) and issubclass(result, nn.Module)
 
 
 def _classifier(module: nn.Module) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Erdős-Rényi-Kernel: the density of a weight is in proportion to (sum of block dimensions) / (their product)."""
+"""Erdős-Rényi-Kernel: densities in proportion to (sum of block dimensions) / (their product)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Init(Protocol):
     """A member: ``init(slot, *, options)`` returns a float64 CPU tensor of ``slot.shape``.
 
-    All randomness comes from ``slot.generator``, so that a block's values depend on the seed and its name only.
+    All randomness comes from ``slot.generator``: a block's values depend on the seed and its name only.
     """
 
     PAPER: str

@@ -16,5 +16,5 @@ def semi_orthogonal(slot: Slot, rows: int, columns: int) -> Tensor:
     """
     tall = slot.gaussian(max(rows, columns), min(rows, columns))
     q, r = torch.linalg.qr(tall)
-    q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return q if rows >= columns else q.T.contiguous()
+    uniform: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return uniform if rows >= columns else uniform.T.contiguous()

@@ -12,12 +12,14 @@ PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 2"
 
 
 def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
-    """Singular values ``gain`` of the convolution operator at stride 1; equals ``orthogonal`` without a kernel.
+    """Singular values ``gain`` of the convolution operator at stride 1; ``orthogonal`` without a kernel.
 
     The paper asks for in <= out; with in > out the matrix is co-isometric (orthonormal rows).
     """
     out, channels, *kernel = slot.shape
     block = torch.zeros(slot.shape, dtype=torch.float64)
-    centre = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))
-    block[centre] = gain * semi_orthogonal(slot, out, channels)
+    centre = block
+    for size in kernel:  # each step takes the middle of the first kernel axis that is left
+        centre = centre.select(2, (size - 1) // 2)
+    centre[:] = gain * semi_orthogonal(slot, out, channels)
     return block

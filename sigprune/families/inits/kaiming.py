@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from sigprune.values.slot import Slot
@@ -11,4 +13,4 @@ PAPER = "He et al. 2015, arXiv 1502.01852, equation 10"
 
 def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
     """Keeps the second moment of the forward signal through ReLU layers."""
-    return slot.gaussian() * gain * (2.0 / slot.fan_in) ** 0.5
+    return slot.gaussian() * (gain * math.sqrt(2.0 / slot.fan_in))

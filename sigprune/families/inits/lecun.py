@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from sigprune.values.slot import Slot
@@ -11,4 +13,4 @@ PAPER = "LeCun et al. 1998, Efficient BackProp"
 
 def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
     """Keeps the second moment of the forward signal through linear layers."""
-    return slot.gaussian() * gain * (1.0 / slot.fan_in) ** 0.5
+    return slot.gaussian() * (gain * math.sqrt(1.0 / slot.fan_in))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from sigprune.values.slot import Slot
@@ -11,4 +13,4 @@ PAPER = "Glorot and Bengio 2010, equation 12"
 
 def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
     """A compromise between forward and backward second moments."""
-    return slot.gaussian() * gain * (2.0 / (slot.fan_in + slot.fan_out)) ** 0.5
+    return slot.gaussian() * (gain * math.sqrt(2.0 / (slot.fan_in + slot.fan_out)))

@@ -1,4 +1,4 @@
-"""Isometries: ``restore(blocks, keep, *, ...) -> Tensor`` makes masked blocks as orthogonal as their mask allows."""
+"""Isometries: ``restore(blocks, keep, *, ...) -> Tensor`` brings masked blocks near orthonormal rows."""
 
 from __future__ import annotations
 

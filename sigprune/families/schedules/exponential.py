@@ -6,7 +6,7 @@ PAPER = "Tanaka et al. 2020, arXiv 2006.05467, Algorithm 1"
 
 
 def kept(total: int, target: int, *, rounds: int = 100) -> list[int]:
-    """Counts round(total · (target / total)^(t / rounds)) for t = 1 ... rounds; the last is ``target`` exactly.
+    """Counts round(total · (target / total)^(t / rounds)), t = 1 ... rounds; the last is ``target`` exactly.
 
     A target of zero counts as one entry until the last round.
 

@@ -15,7 +15,7 @@ def backward(value: Tensor, leaves: Tensors, names: list[str]) -> None:
 
 
 def sensitivity(problem: Problem, leaves: Tensors) -> Tensors:
-    """|weight ⊙ collected gradient|, written over the gradients (no further copy); zero without a gradient."""
+    """|weight ⊙ collected gradient|, written over the gradients (no copy); zero without a gradient."""
     scores: Tensors = {}
     for name in problem.mask.keep:
         leaf = leaves[name]

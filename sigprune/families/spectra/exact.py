@@ -26,7 +26,9 @@ def measure(
     del generator  # nothing is random here
     outputs, inputs = operator.shape
     if outputs > most_rows:
-        raise BadInput(f"an exact spectrum takes {outputs} backward passes, over the limit most_rows={most_rows}")
+        raise BadInput(
+            f"an exact spectrum takes {outputs} backward passes, over the limit most_rows={most_rows}"
+        )
     rows = [operator.rmatmat(u) for u in _unit_vectors(operator, rows_at_once)]
     matrices = torch.cat(rows).transpose(0, 1).to(torch.float64)
     if outputs < inputs:

@@ -1,0 +1,267 @@
+"""The command line: parse arguments, call one verb, print. Heavy libraries are imported inside commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from sigprune import __version__
+from sigprune.base.errors import BadInput, BadScores, FindingFailed, FolderExists
+from sigprune.base.family import Plain
+
+if TYPE_CHECKING:
+    from sigprune.recipe import Recipe
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="""
+    Prune architectures from timm and transformers, and see that signal still flows through them.
+
+    Start with: sigprune run quickstart
+    """,
+)
+_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+"""The root of usage errors, ClickException; typer has moved it between versions and does not export it."""
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="timm:NAME, transformers:TYPE, torch:PATH, Hub id, folder")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change a value of the recipe")
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="folder to write; default runs/NAME-DIGEST")]
+Force = Annotated[bool, typer.Option("--force", help="replace a folder that exists")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+Pretrained = Annotated[bool, typer.Option(help="start from trained weights")]
+Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """Print the version, or the help if there is nothing to do."""
+    del debug  # main() has read it, so that it may stand anywhere
+    if version:
+        typer.echo(f"sigprune {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped recipe's name, or a YAML file")],
+    *,
+    settings: Settings = None,
+    out: Out = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a recipe: initialise, prune, restore isometry, train, save."""
+    from sigprune.recipe import load_recipe
+
+    _carry_out(load_recipe(recipe, settings or ()), out, force=force, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def prune(
+    model: Model,
+    *,
+    sparsity: Annotated[float, typer.Option(help="fraction removed, in [0, 1)")] = 0.9,
+    score: Annotated[str | None, typer.Option(help="what ranks the weights")] = None,
+    objective: Annotated[str | None, typer.Option(help="what a data-driven score differentiates")] = None,
+    init: Annotated[str | None, typer.Option(help="initialiser, or none")] = None,
+    allocation: Annotated[str | None, typer.Option(help="how much each weight keeps")] = None,
+    schedule: Annotated[str | None, typer.Option(help="rounds of pruning")] = None,
+    isometry: Annotated[str | None, typer.Option(help="what restores isometry, or none")] = None,
+    data: Annotated[str | None, typer.Option(help="data set")] = None,
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing")] = None,
+    pretrained: Pretrained = False,
+    seed: Seed = 0,
+    settings: Settings = None,
+    out: Out = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """The same for a model by name, without a recipe file (defaults: see `sigprune list`)."""
+    chosen: dict[str, str | int | float | None] = {
+        "prune.sparsity": sparsity,
+        "prune.score": score,
+        "prune.objective": objective,
+        "init.method": init,
+        "prune.allocation": allocation,
+        "prune.schedule": schedule,
+        "isometry": isometry,
+        "data.source": data,
+        "data.size": size,
+        "train.epochs": epochs,
+    }
+    given = [f"{path}={_text(value)}" for path, value in chosen.items() if value is not None]
+    recipe = _recipe(model, pretrained, seed, [*given, *(settings or ())])
+    _carry_out(recipe, out, force=force, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def show(
+    model: Model,
+    *,
+    pretrained: Pretrained = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a model is made of: weights, what is skipped and why, gates."""
+    from sigprune.cli_tables import print_anatomy, print_json, stdout
+    from sigprune.experiment_survey import anatomy
+
+    facts = anatomy(_recipe(model, pretrained, 0, settings or ()))
+    print_json(facts) if as_json else print_anatomy(stdout(), facts)
+
+
+@app.command()
+def spectrum(
+    model: Model,
+    *,
+    init: Annotated[
+        str, typer.Option(help="initialisers to compare, with commas between")
+    ] = "orthogonal,kaiming",
+    data: Annotated[str, typer.Option(help="data set")] = "digits",
+    examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
+    pretrained: Pretrained = False,
+    seed: Seed = 0,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Singular values of the input-output Jacobian, as opened and after each initialiser."""
+    from sigprune.cli_progress import watch
+    from sigprune.cli_tables import print_json, print_signal, stdout
+    from sigprune.experiment_survey import spectra_under
+
+    given = [f"data.source={data}", f"measure.examples={examples}", *(settings or ())]
+    recipe = _recipe(model, pretrained, seed, given)
+    names = [name.strip() for name in init.split(",") if name.strip()]
+    moments = spectra_under(recipe, names, watch(quiet=as_json))
+    print_json(moments) if as_json else print_signal(stdout(), moments)
+
+
+@app.command(name="list")
+def list_members(
+    family: Annotated[str | None, typer.Argument(help="a family, 'recipes' or 'models'")] = None,
+    pattern: Annotated[str, typer.Argument(help="shell pattern of the names")] = "*",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """The families, or the members of one with their options and defaults."""
+    from sigprune.cli_catalogue import list_rows
+    from sigprune.cli_tables import print_json, print_rows, stdout
+
+    rows = list_rows(family, pattern)
+    print_json(rows) if as_json else print_rows(stdout(), rows)
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that run or prune wrote")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """What a sparse checkpoint says of itself; no tensor is read."""
+    from sigprune.cli_tables import print_checkpoint, print_json, stdout
+    from sigprune.verbs.checkpoint import inspect as read
+
+    facts = read(folder)
+    print_json(facts) if as_json else print_checkpoint(stdout(), facts)
+
+
+@app.command()
+def validate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped recipe's name, or a YAML file")],
+    *,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe and print it with every default resolved."""
+    from sigprune.recipe import load_recipe
+
+    checked = load_recipe(recipe, settings or ())
+    if as_json:
+        typer.echo(json.dumps({"digest": checked.digest, "recipe": checked.resolved()}, indent=2))
+    else:
+        typer.echo(f"# digest {checked.digest}\n{checked.to_yaml()}", nl=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0: done. 1: a required finding failed, or the numbers left the finite range. 2: bad input, one line on
+        standard error. 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = app(args=[a for a in given if a != "--debug"], prog_name="sigprune", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except (FindingFailed, BadScores, FloatingPointError) as error:
+        return _fail(str(error), 1, debug)
+    except FolderExists as error:
+        return _fail(f"{error} (--force replaces it)", 2, debug)
+    except (BadInput, PermissionError) as error:
+        return _fail(str(error), 2, debug)
+    except _USAGE as error:
+        return _fail(error.format_message(), 2, debug)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    """One line for each thing that is wrong; the traceback of the error being handled if asked for."""
+    if debug:
+        traceback.print_exc()
+    for line in message.splitlines():
+        sys.stderr.write(f"error: {line}\n")
+    return code
+
+
+def _recipe(model: str, pretrained: bool, seed: int, settings: Sequence[str]) -> Recipe:
+    """The defaults with a model's name and what was asked for."""
+    from sigprune.recipe import override, parse_recipe
+
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[:/@]", model.rstrip("/"))[-1]).lstrip("._-")
+    start: dict[str, Plain] = {
+        "name": name or "model",
+        "seed": seed,
+        "model": {"ref": model, "pretrained": pretrained},
+    }
+    return parse_recipe(override(start, settings))
+
+
+def _text(value: str | float) -> str:
+    return "null" if value == "none" else str(value)
+
+
+def _carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
+    from sigprune.cli_progress import watch
+    from sigprune.cli_tables import print_json, print_report, stdout
+    from sigprune.experiment import run as carry_out
+
+    folder = out or Path("runs") / f"{recipe.name}-{recipe.digest[:8]}"
+    report = carry_out(recipe, folder, force=force, progress=watch(quiet=quiet))
+    if as_json:
+        print_json({"folder": str(folder), **report.data})
+    else:
+        print_report(stdout(), report, folder)

@@ -1,0 +1,1 @@
+"""Effects: what touches the clock, the disk, the network or a training framework."""

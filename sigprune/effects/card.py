@@ -1,0 +1,109 @@
+"""Model cards: what a report says, as the README.md of a model repository (imports no torch)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from string import Template
+
+import yaml
+
+from sigprune.base.family import Plain
+from sigprune.effects import sections
+from sigprune.effects.loading import snippets
+from sigprune.effects.report import Report
+from sigprune.families.datasets import datasets
+
+_ORDER = (
+    "name", "seed", "device", "model", "data", "init", "measure", "verify", "prune", "isometry", "train",
+    "baselines", "save",
+)  # fmt: skip
+
+
+def card(report: Report, *, repo: str | None = None) -> str:
+    """The model card of a run's folder; equal reports give equal cards, whatever their timing.
+
+    A base model is named only where its weights were kept, a licence never: the author of the card adds it.
+
+    Args:
+        report: what happened.
+        repo: Hub id that the folder will have, for the loading examples; None writes them for a local folder.
+
+    Returns:
+        Markdown with YAML front matter; the figures are linked by their names in the run's folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> report = Report.read("runs/quickstart")  # doctest: +SKIP
+        >>> _ = Path("runs/quickstart/README.md").write_text(card(report))  # doctest: +SKIP
+    """
+    template = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
+    text = Template(template).substitute(
+        metadata=_yaml(metadata(report)),
+        title=_title(report),
+        summary=sections.summary(report),
+        score=sections.score(report),
+        figures=sections.figures(report),
+        signal=sections.signal(report),
+        findings=sections.findings(report),
+        loading=_loading(report, repo),
+        files=sections.files(report),
+        provenance=sections.provenance(report),
+        recipe=_yaml(_ordered(report.facts["recipe"])),
+        sources=sections.sources(report),
+        limits=sections.limits(report),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def metadata(report: Report) -> dict[str, object]:
+    """The front matter: only what the report knows."""
+    facts = report.facts
+    library = facts["model"]["library"]
+    plain: dict[str, object] = {
+        "library_name": library if library in {"timm", "transformers"} else "sigprune",
+        "tags": ["sigprune", "sparse", "pruning", report.member("prune", "score")],
+    }
+    if base := facts["model"].get("base_model"):
+        plain["base_model"] = base
+    data = report.member("data", "source")
+    accuracy = report.test_accuracy
+    if data in {"", "noise"} or accuracy is None:
+        return plain
+    hub = sections.fact(datasets, data, "HUB")
+    plain |= {"pipeline_tag": "image-classification", "metrics": ["accuracy"]}
+    plain |= {"datasets": [hub]} if hub else {}
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": hub or data, "name": data},
+        "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": accuracy}],
+    }
+    return plain | {"model-index": [{"name": _title(report), "results": [result]}]}
+
+
+def _title(report: Report) -> str:
+    return f"{report.facts['model']['architecture']}, {sections.percent(report.sparsity)} sparse"
+
+
+def _yaml(plain: Mapping[str, object]) -> str:
+    return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _loading(report: Report, repo: str | None) -> str:
+    args = report.value("model", "args")
+    task = args.get("task") if isinstance(args, dict) else None
+    return snippets(report.facts["model"]["library"], str(task or "image-classification"), repo)
+
+
+def _ordered(recipe: Mapping[str, Plain]) -> dict[str, Plain]:
+    """The recipe in the order in which it is carried out."""
+    known = [key for key in _ORDER if key in recipe]
+    rest = [key for key in recipe if key not in known]
+    return {key: _name_first(recipe[key]) for key in known + rest}
+
+
+def _name_first(value: Plain) -> Plain:
+    if not isinstance(value, dict):
+        return value
+    return {key: _name_first(value[key]) for key in sorted(value, key=lambda key: (key != "name", key))}

@@ -1,0 +1,92 @@
+"""Facts: what values look like in a report, as plain JSON."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from importlib.metadata import version
+
+from torch import Tensor
+
+from sigprune import __version__
+from sigprune.base.family import Plain
+from sigprune.effects.report import histogram
+from sigprune.values.finding import Finding
+from sigprune.values.mask import Mask
+from sigprune.values.spectrum import Spectrum
+from sigprune.values.view import View
+from sigprune.verbs.isometry import Restoration
+from sigprune.verbs.opening import split_ref
+
+
+def of_model(view: View, ref: str, opened: tuple[str, ...], *, kept: bool) -> dict[str, Plain]:
+    """The model, counted; ``opened`` names the opened gates, ``kept`` says that it keeps trained weights."""
+    reference = split_ref(ref)
+    return {
+        "ref": ref,
+        "base_model": reference.name if kept and reference.kind == "hub" else None,
+        "library": view.library,
+        "architecture": view.architecture,
+        "parameters": sum(p.numel() for p in view.module.parameters()),
+        "prunable": Mask.dense(view.prunable_shapes()).total,
+        "weights": len(view.weights),
+        "skipped": dict(Counter(view.skipped.values())),
+        "gates_opened": list(opened),
+    }
+
+
+def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:
+    """Summary and histogram of the singular values at one moment."""
+    return {
+        "moment": moment,
+        "summary": dict(spectrum.summary().to_dict()),
+        "histogram": histogram(spectrum.values.reshape(-1).tolist()),
+    }
+
+
+def of_restoration(method: str, done: Restoration) -> dict[str, Plain]:
+    """Residuals per weight before and after."""
+    return {"method": method, "before": dict(done.before), "after": dict(done.after)}
+
+
+def of_mask(view: View, mask: Mask) -> dict[str, Plain]:
+    """Counts per layer and in all, and the digest."""
+    weights = {w.name: w for w in view.weights}
+    layers: list[Plain] = []
+    for name, (kept, total) in mask.counts().items():
+        weight = weights.get(name)
+        role, stage = (weight.role, weight.stage) if weight else ("bias", "")
+        layers.append({"name": name, "role": role, "stage": stage, "kept": kept, "total": total})
+    return {
+        "sparsity": mask.sparsity,
+        "kept": mask.kept,
+        "total": mask.total,
+        "digest": mask.digest(),
+        "layers": layers,
+    }
+
+
+def of_finding(finding: Finding) -> dict[str, Plain]:
+    """One finding with its verdict."""
+    return {
+        "name": finding.name,
+        "where": finding.where,
+        "value": finding.value,
+        "low": finding.low,
+        "high": finding.high,
+        "required": finding.required,
+        "ok": finding.ok,
+        "remedy": finding.remedy,
+    }
+
+
+def of_versions() -> dict[str, Plain]:
+    """The versions that made the result."""
+    libraries = ("torch", "timm", "transformers")
+    own: dict[str, Plain] = {"sigprune": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in libraries}
+
+
+def majority(labels: Tensor) -> float:
+    """The accuracy of always saying the most frequent class."""
+    return int(labels.bincount().max()) / len(labels)

@@ -1,0 +1,105 @@
+"""The JSON of a report, as types (imports no torch)."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+from sigprune.base.family import Plain
+
+Number = float | Literal["inf", "-inf", "nan"]
+"""A number in JSON, which has no infinity: ``report.number`` reads it."""
+
+
+class Histogram(TypedDict):
+    """41 ascending edges and 40 counts, as :func:`histogram` makes them."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Moment(TypedDict):
+    """Singular values of the input-output Jacobian at one moment of the run."""
+
+    moment: str
+    summary: dict[str, Number]
+    histogram: Histogram
+
+
+class Layer(TypedDict):
+    """What pruning left of one tensor."""
+
+    name: str
+    role: str
+    stage: str
+    kept: int
+    total: int
+
+
+class MaskFacts(TypedDict):
+    """The mask in numbers."""
+
+    sparsity: float
+    kept: int
+    total: int
+    digest: str
+    layers: list[Layer]
+
+
+class FindingFacts(TypedDict):
+    """One finding with its verdict."""
+
+    name: str
+    where: str
+    value: Number
+    low: Number
+    high: Number
+    required: bool
+    ok: bool
+    remedy: str
+
+
+class ModelFacts(TypedDict):
+    """The model in numbers; ``base_model`` is the Hub id whose weights the run started from and kept."""
+
+    ref: str
+    library: str
+    architecture: str
+    parameters: int
+    prunable: int
+    weights: int
+    skipped: dict[str, int]
+    gates_opened: list[str]
+    base_model: NotRequired[str | None]
+
+
+class IsometryFacts(TypedDict):
+    """Residual ``|| B Bᵀ - I ||_F`` of every weight before and after restoring isometry."""
+
+    method: str
+    before: dict[str, Number]
+    after: dict[str, Number]
+
+
+class Curve(TypedDict):
+    """One row per epoch: epoch, lr, train_loss, test_loss, test_accuracy."""
+
+    epochs: list[dict[str, Number | None]]
+
+
+class ReportData(TypedDict):
+    """The JSON of a report; all but ``timing`` is equal for equal runs."""
+
+    schema: int
+    recipe: dict[str, Plain]
+    digest: str
+    versions: dict[str, str]
+    model: ModelFacts
+    signal: list[Moment]
+    isometry: IsometryFacts | None
+    findings: list[FindingFacts]
+    mask: MaskFacts
+    training: Curve
+    dense: Curve | None
+    evaluation: dict[str, Number | None]
+    files: dict[str, dict[str, Plain]]
+    timing: NotRequired[dict[str, Plain]]

@@ -1,0 +1,119 @@
+"""Surveys: what a model is made of, and its singular values under several initialisers. Nothing is pruned."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+
+from sigprune.base.errors import DataError
+from sigprune.base.family import Plain
+from sigprune.base.seeds import generator
+from sigprune.effects import facts
+from sigprune.effects.progress import Progress
+from sigprune.effects.schema import Moment
+from sigprune.families.datasets import datasets
+from sigprune.families.datasets._shared import fit_images
+from sigprune.families.inits import inits
+from sigprune.recipe import Recipe
+from sigprune.values.operator import jacobian
+from sigprune.values.view import View
+from sigprune.values.weight import Weight
+from sigprune.verbs.initialising import reinit_
+from sigprune.verbs.measuring import measure
+from sigprune.verbs.opening import class_args, describe, open_model
+
+
+def anatomy(recipe: Recipe) -> dict[str, Plain]:
+    """Every weight of the recipe's model, what is skipped and why, and the gates.
+
+    Returns:
+        ``ref``, ``library``, ``architecture``, ``parameters``; ``weights`` (one row each, in order of
+        definition); ``skipped`` (reason -> names); ``gates`` (name, value, closed).
+    """
+    model = recipe.model
+    module = open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed)
+    view = describe(module).select(
+        include=recipe.prune.include, exclude=recipe.prune.exclude, biases=recipe.prune.biases
+    )
+    total = sum(p.numel() for p in module.parameters())
+    skipped: defaultdict[str, list[Plain]] = defaultdict(list)
+    for name, reason in view.skipped.items():
+        skipped[reason].append(name)
+    return {
+        "ref": model.ref,
+        "library": view.library,
+        "architecture": view.architecture,
+        "parameters": total,
+        "prunable": sum(w.count for w in view.weights if w.name in view.prunable),
+        "weights": [_weight(view, weight, total) for weight in view.weights],
+        "skipped": dict(skipped),
+        "gates": [{"name": g.name, "value": g.value, "closed": g.closed} for g in view.gates],
+    }
+
+
+def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> list[Moment]:
+    """Singular values of the Jacobian as opened, and after each initialiser with open gates.
+
+    Args:
+        recipe: model, data, measure and seed are read.
+        names: members of the inits family.
+        progress: told about each measurement.
+
+    Returns:
+        One row per moment, as in the ``signal`` group of a report.
+    """
+    steps = [inits.resolve(name) for name in names]
+    model, source = recipe.model, recipe.data.source
+    data = datasets.choose(source).member.load(**source.options)
+    args = class_args(model.ref, len(data.classes)) | dict(model.args)
+    with progress.step("open"):
+        module = open_model(model.ref, pretrained=model.pretrained, args=args, seed=recipe.seed)
+        view = describe(module, batchnorm=model.batchnorm)
+    images = data.train[0]
+    rows = torch.randperm(len(images), generator=generator(recipe.seed, "examples", "measure"))
+    batch = _shaped(images[rows[: recipe.measure.examples]], view, recipe.data.size)
+    moments = []
+    for step in (None, *steps):
+        title = "as opened" if step is None else f"after {step.name}"
+        if step is not None:
+            reinit_(view, step, seed=recipe.seed)
+        with progress.step(f"measure {title}"):
+            spectrum = measure(jacobian(view, batch), recipe.measure.method, seed=recipe.seed)
+        moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))
+    return moments
+
+
+def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
+    tensor = view.params()[weight.name]
+    return {
+        "name": weight.name,
+        "role": weight.role,
+        "stage": weight.stage,
+        "shape": list(weight.shape),
+        "blocks": sum(1 for _ in weight.layout.blocks(tensor)),
+        "parameters": weight.count,
+        "share": weight.count / total,
+        "prunable": weight.name in view.prunable,
+        "standardised": weight.standardised,
+        "tied": list(weight.tied),
+    }
+
+
+def _shaped(images: torch.Tensor, view: View, size: int | None) -> torch.Tensor:
+    """Images in the shape of the model's main input.
+
+    Raises:
+        DataError: the model takes no images.
+    """
+    if view.input_name not in view.example.inputs or view.embed is not None:
+        raise DataError(
+            f"the data set holds images; {view.architecture} takes {', '.join(view.example.inputs)}"
+        )
+    channels, *own = view.example.inputs[view.input_name].shape[1:]
+    if not own:
+        return images.flatten(1)
+    height, width = (size, size) if size else own
+    return fit_images(images, channels, (height, width))

@@ -1,0 +1,193 @@
+"""Recipes: a whole experiment as data, in a closed world.
+
+An unknown key is an error that names its path and the nearest key; every default is resolved in the copy that
+is saved beside a result; a digest identifies the run. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import Field, Strict, ValidationError, field_validator, model_validator
+
+from sigprune.base.errors import RecipeError, UnknownName
+from sigprune.base.family import Plain, Step
+from sigprune.families.isometries import isometries
+from sigprune.recipe_messages import explain, shown
+from sigprune.recipe_sections import (
+    Bounds,
+    Choose,
+    Data,
+    Init,
+    Measure,
+    Model,
+    Prune,
+    Save,
+    Section,
+    Train,
+)
+from sigprune.recipe_text import dumps, override, read, shipped
+from sigprune.values.finding import BOUNDS, Bound
+
+__all__ = ["FINDINGS", "Recipe", "load_recipe", "override", "parse_recipe", "shipped"]
+
+FINDINGS: tuple[str, ...] = tuple(BOUNDS)
+"""Names that the section ``verify`` may hold."""
+
+
+class Recipe(Section):
+    """A whole experiment. :func:`load_recipe` and :func:`parse_recipe` make one.
+
+    Attributes:
+        name: names the output folder.
+        seed: all randomness follows from it.
+        device: where to run; ``auto`` takes CUDA where there is one.
+        model: the network.
+        data: the examples.
+        init: fresh values before pruning.
+        measure: how singular values are found.
+        verify: finding name -> bounds; what is left out has its default (``sigprune.values.finding.BOUNDS``).
+        prune: how the mask is chosen.
+        isometry: what is done to the kept entries before training, a member of the isometries family; null:
+            nothing (the default if ``model.pretrained``).
+        train: how the network is trained.
+        baselines: ``dense`` also trains the network before pruning, under the same plan.
+        save: how the packed file is written.
+
+    Example:
+        >>> recipe = parse_recipe({"model": {"ref": "timm:test_resnet"}, "prune": {"sparsity": 0.95}})
+        >>> recipe.prune.sparsity, recipe.prune.score.name
+        (0.95, 'snip')
+    """
+
+    name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: Model
+    data: Data = Data()
+    init: Init = Init()
+    measure: Measure = Measure()
+    verify: dict[str, Bounds] = Field(default={})
+    prune: Prune = Prune()
+    isometry: Annotated[Step, Choose(isometries, "isometry", "gradient_descent")] | None = Step(
+        "gradient_descent"
+    )
+    train: Train = Train()
+    baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)
+    save: Save = Save()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: object) -> object:
+        """Defaults that depend on another section."""
+        if not isinstance(data, Mapping):
+            return data
+        filled = dict(data)
+        if _value(data, "model", "pretrained") is True:
+            filled.setdefault("isometry", None)
+            filled["init"] = _with(filled.get("init", {}), "method", None)
+        size = _value(data, "data", "batch_size")
+        prune = filled.get("prune", {})
+        if isinstance(prune, Mapping) and prune.get("batch_size") is None:
+            rest = {key: value for key, value in prune.items() if key != "batch_size"}
+            filled["prune"] = rest if size is None else {**rest, "batch_size": size}
+        return filled
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _merge_bounds(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        for name in value:
+            if name not in BOUNDS:
+                raise ValueError(f"verify.{name}: {UnknownName('finding', str(name), FINDINGS)}")
+        defaults = {name: _plain_bound(bound) for name, bound in BOUNDS.items()}
+        given = {name: defaults[name] | dict(v) if isinstance(v, Mapping) else v for name, v in value.items()}
+        return defaults | given
+
+    def bounds(self) -> dict[str, Bound]:
+        """Finding name -> the bounds it must keep."""
+        return {
+            name: Bound(
+                -math.inf if b.low is None else b.low, math.inf if b.high is None else b.high, b.required
+            )
+            for name, b in self.verify.items()
+        }
+
+    def resolved(self) -> dict[str, Plain]:
+        """Plain data with every default and every option of every step; parsing it gives an equal recipe."""
+        return cast(dict[str, Plain], self.model_dump(mode="json"))
+
+    def to_yaml(self) -> str:
+        """The canonical text of :meth:`resolved`."""
+        return dumps(self.resolved())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of :meth:`resolved`: equal experiments, however they are spelled."""
+        text = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_recipe(data: Mapping[str, Plain], origin: str = "") -> Recipe:
+    """Check plain data and resolve every default.
+
+    Args:
+        data: sections, as YAML or JSON would give them.
+        origin: where they come from, for messages.
+
+    Raises:
+        RecipeError: one line that starts with the path of the first wrong value.
+
+    Example:
+        >>> parse_recipe({"model": {"ref": "timm:test_resnet"}, "prune": {"sparsty": 0.9}})
+        Traceback (most recent call last):
+        sigprune.base.errors.RecipeError: prune.sparsty: unknown key; did you mean sparsity?
+    """
+    where = f" (in {origin})" if origin else ""
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"expected a mapping of sections, got {shown(data)}{where}")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(explain(error, Recipe) + where) from error
+
+
+def load_recipe(ref: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read, change and check a recipe.
+
+    Args:
+        ref: the bare name of a shipped recipe (see :func:`shipped`), or the path of a YAML file.
+        settings: ``path=value`` each, put in before anything is resolved.
+
+    Raises:
+        RecipeError: a file that cannot be read, or as :func:`parse_recipe`.
+        UnknownName: a bare name that no shipped recipe has.
+
+    Example:
+        >>> load_recipe("quickstart", ["prune.sparsity=0.95"]).prune.sparsity
+        0.95
+    """
+    return parse_recipe(override(read(ref), settings), str(ref))
+
+
+def _value(data: Mapping[str, object], section: str, key: str) -> object:
+    inside = data.get(section)
+    if isinstance(inside, Mapping):
+        return inside.get(key)
+    return getattr(inside, key, None)
+
+
+def _with(section: object, key: str, default: object) -> object:
+    return {key: default, **section} if isinstance(section, Mapping) else section
+
+
+def _plain_bound(bound: Bound) -> dict[str, Plain]:
+    values = asdict(bound)
+    return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in values.items()}

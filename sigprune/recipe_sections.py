@@ -1,0 +1,266 @@
+"""The sections of a recipe: every key, its meaning, its default and what it may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from sigprune.base.family import Family, Plain, Step
+from sigprune.effects.plan import OptimizerName, Precision, ScheduleName, TrainPlan
+from sigprune.families.allocations import allocations
+from sigprune.families.codecs import codecs
+from sigprune.families.datasets import datasets
+from sigprune.families.inits import inits
+from sigprune.families.objectives import objectives
+from sigprune.families.patterns import patterns
+from sigprune.families.schedules import schedules
+from sigprune.families.scores import scores
+from sigprune.families.spectra import spectra
+from sigprune.recipe_messages import shown
+
+
+@dataclass(frozen=True)
+class Choose:
+    """An annotation that reads a Step: a member's name, or a mapping with ``name`` and options.
+
+    Attributes:
+        family: whose member is named.
+        path: where the step stands in a recipe.
+        default: the member of a mapping without ``name``.
+    """
+
+    family: Family[Any]
+    path: str
+    default: str | None = None
+
+    def read(self, value: object) -> Step:
+        """The step with every option given a value.
+
+        Raises:
+            ValueError: no step, or one that the family refuses (pydantic turns it into a validation error).
+        """
+        step = value
+        if isinstance(value, Mapping):
+            options = {key: option for key, option in value.items() if key != "name"}
+            step = Step(value.get("name", self.default), options)
+        elif isinstance(value, str):
+            step = Step(value)
+        if not isinstance(step, Step) or not isinstance(step.name, str):
+            wanted = f"the name of a {self.family.singular}, or a mapping with name and options"
+            # pydantic reports a ValueError with its path, and lets a TypeError through
+            raise ValueError(f"{self.path}: expected {wanted}, got {shown(value)}")  # noqa: TRY004
+        for key, option in step.options.items():
+            if isinstance(option, float) and not math.isfinite(option):
+                raise ValueError(f"{self.path}.{step.name}.{key}: expected a finite number, got {option}")
+        return self.family.resolve(step, self.path)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
+        write = core_schema.plain_serializer_function_ser_schema(_plain_step)
+        return core_schema.no_info_plain_validator_function(self.read, serialization=write)
+
+
+def _plain_step(step: Step) -> dict[str, Plain]:
+    return {"name": step.name, **step.options}
+
+
+def _count_or_all(value: object) -> object:
+    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"prune.batches: expected an integer >= 1 or 'all', got {shown(value)}")
+    return value
+
+
+class Section(BaseModel):
+    """Frozen, closed to unknown keys, and strict: no text for a number (an integer serves as a float)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+Names = Annotated[tuple[str, ...], Strict(strict=False)]
+
+
+class Model(Section):
+    """The network.
+
+    Attributes:
+        ref: ``timm:NAME``, ``transformers:TYPE``, ``torch:import.path``, a Hub id or a local folder.
+        pretrained: start from trained weights.
+        args: arguments of the architecture.
+        batchnorm: statistics that BatchNorm uses while scoring and measuring (Lee et al. 2020: fresh).
+    """
+
+    ref: str = Field(min_length=1)
+    pretrained: bool = False
+    args: dict[str, JsonValue] = {}
+    batchnorm: Literal["fresh", "eval", "batch"] = "fresh"
+
+
+class Data(Section):
+    """The examples.
+
+    Attributes:
+        source: a member of the datasets family.
+        size: side of the images that the model gets, in pixels; null: as they come.
+        batch_size: examples per training step.
+    """
+
+    source: Annotated[Step, Choose(datasets, "data.source", "digits")] = Step("digits")
+    size: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+
+
+class Init(Section):
+    """Fresh values before pruning.
+
+    Attributes:
+        method: a member of the inits family; null keeps the values (the default if ``model.pretrained``).
+        gates: ``open`` sets the scales that close residual branches to 1: behind a closed one every gradient
+            score is zero.
+    """
+
+    method: Annotated[Step, Choose(inits, "init.method", "orthogonal")] | None = Step("orthogonal")
+    gates: Literal["open", "keep"] = "open"
+
+
+class Measure(Section):
+    """Singular values of the input-output Jacobian.
+
+    Attributes:
+        method: a member of the spectra family.
+        examples: training examples at which it is taken.
+    """
+
+    method: Annotated[Step, Choose(spectra, "measure.method", "exact")] = Step("exact")
+    examples: int = Field(default=8, ge=1)
+
+
+class Bounds(Section):
+    """What a finding must keep.
+
+    Attributes:
+        low: smallest value accepted; null: no bound.
+        high: largest value accepted; null: no bound.
+        required: a failure stops the run before training.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    required: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Bounds:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"expected low <= high, got low {self.low:g} and high {self.high:g}")
+        return self
+
+
+class Prune(Section):
+    """Choosing the mask.
+
+    Attributes:
+        sparsity: fraction of the prunable entries that is removed, in [0, 1).
+        score: ranks the entries, higher = keep.
+        objective: the scalar that a data-driven score differentiates.
+        allocation: how many entries each weight keeps.
+        pattern: where the kept entries of a weight may sit.
+        schedule: how many entries each round keeps; null: the score's own schedule.
+        batches: batches of the training split to score with, or ``all``.
+        batch_size: examples per such batch; null: ``data.batch_size``.
+        include: shell patterns of names or roles of the weights to prune.
+        exclude: shell patterns of names or roles of weights that stay dense.
+        biases: prune the biases of those weights too.
+    """
+
+    sparsity: float = 0.9
+    score: Annotated[Step, Choose(scores, "prune.score", "snip")] = Step("snip")
+    objective: Annotated[Step, Choose(objectives, "prune.objective", "labels")] = Step("labels")
+    allocation: Annotated[Step, Choose(allocations, "prune.allocation", "pooled")] = Step("pooled")
+    pattern: Annotated[Step, Choose(patterns, "prune.pattern", "unstructured")] = Step("unstructured")
+    schedule: Annotated[Step, Choose(schedules, "prune.schedule")] = Field(default=cast(Step, None))
+    batches: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 1
+    batch_size: int = Field(default=64, ge=1)
+    include: Names = ("*",)
+    exclude: Names = ()
+    biases: bool = False
+
+    @field_validator("sparsity")
+    @classmethod
+    def _fraction(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            raise ValueError(f"expected the fraction removed, 0 <= sparsity < 1, got {value:g}")
+        return value
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _own_schedule(cls, value: object, info: ValidationInfo) -> object:
+        score = info.data.get("score")
+        if value is None and isinstance(score, Step):
+            return scores.read(score.name).facts.get("SCHEDULE", "oneshot")
+        return "oneshot" if value is None else value
+
+
+class Train(Section):
+    """Training the sparse network (and the dense one, if it is a baseline).
+
+    Attributes:
+        epochs: passes over the training split; 0 trains nothing.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: the highest learning rate.
+        momentum: of ``sgd`` only.
+        nesterov: of ``sgd`` only; needs a momentum.
+        weight_decay: not applied to tensors of one dimension.
+        schedule: ``constant``, ``cosine`` (down to 0), or ``step`` (times gamma at each milestone).
+        milestones: below 1 a fraction of the epochs, from 1 on a number of epochs; read by ``step``.
+        gamma: the factor of ``step``.
+        warmup_epochs: epochs (or part of one) during which the learning rate grows linearly.
+        label_smoothing: of the training loss, in [0, 1).
+        accumulate: batches per optimizer step.
+        clip: largest 2-norm of the gradient; null: no limit.
+        precision: ``no`` (the model's own), ``bf16``, or ``fp16`` (CUDA only).
+    """
+
+    epochs: int = 10
+    optimizer: OptimizerName = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: ScheduleName = "cosine"
+    milestones: Annotated[tuple[float, ...], Strict(strict=False)] = (0.5, 0.75)
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    clip: float | None = None
+    precision: Precision = "no"
+
+    @model_validator(mode="after")
+    def _plan(self) -> Train:
+        TrainPlan(**dict(self))  # checks the ranges
+        return self
+
+
+class Save(Section):
+    """The packed file.
+
+    Attributes:
+        codec: a member of the codecs family.
+    """
+
+    codec: Annotated[Step, Choose(codecs, "save.codec", "bitmask")] = Step("bitmask")

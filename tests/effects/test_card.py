@@ -1,0 +1,130 @@
+"""Model cards: valid front matter, the figures, and nothing that the report does not say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sigprune.effects.card import card, metadata
+from sigprune.effects.report import Report
+
+Data = dict[str, object]
+
+
+def front(text: str) -> dict[str, object]:
+    assert text.startswith("---\n")
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_front_matter_says_what_the_report_knows(report: Report) -> None:
+    found = front(card(report))
+    assert found == metadata(report)
+    assert found["library_name"] == "timm"
+    assert {"sigprune", "sparse", "pruning", "snip"} <= set(found["tags"])
+    assert found["pipeline_tag"] == "image-classification"
+    result = found["model-index"][0]["results"][0]
+    assert result["metrics"][0]["value"] == 0.968
+    assert result["dataset"]["name"] == "digits"
+    assert not {"license", "base_model", "language"} & set(found)
+
+
+def test_a_base_model_is_named_only_if_the_report_does(data: Data) -> None:
+    data["model"]["base_model"] = "timm/test_vit.r160_in1k"
+    assert front(card(Report(data)))["base_model"] == "timm/test_vit.r160_in1k"
+    data["model"]["base_model"] = None
+    assert "base_model" not in front(card(Report(data)))
+
+
+def test_noise_has_no_metrics(data: Data) -> None:
+    data["recipe"]["data"]["source"] = {"name": "noise"}
+    text = card(Report(data))
+    assert not {"model-index", "metrics", "pipeline_tag", "datasets"} & set(front(text))
+    assert "the accuracy means nothing" in text
+
+
+def test_the_figures_are_linked(report: Report) -> None:
+    text = card(report)
+    assert re.findall(r"!\[[^\]]+\]\((.*?)\)", text) == list(report.figures)
+
+
+def test_numbers_and_findings_are_shown(report: Report) -> None:
+    text = card(report)
+    assert "96.80 %" in text
+    assert "97.50 %" in text
+    assert "| after pruning | 0.004994 |" in text
+    assert "∞ |" in text
+    assert "| **warning** | dead_layers | fc\\|4 | 1 | -∞ to 0 | prune less, or another allocation |" in text
+    assert "one seed" in text.lower()
+    assert "as large as a dense file" in text
+
+
+def test_tables_are_rectangular(report: Report) -> None:
+    for table in re.findall(r"(?:^\|.*\|\n)+", card(report), flags=re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_the_recipe_is_in_the_card_and_complete(report: Report) -> None:
+    (recipe,) = blocks(card(report), "yaml")
+    assert yaml.safe_load(recipe) == report.facts["recipe"]
+    assert list(yaml.safe_load(recipe))[:4] == ["name", "seed", "device", "model"]
+
+
+@pytest.mark.parametrize(
+    ("library", "args", "first"),
+    [
+        ("timm", {}, 'timm.create_model("local-dir:path/to/this/folder", pretrained=True)'),
+        ("transformers", {}, 'AutoModelForImageClassification.from_pretrained("path/to/this/folder")'),
+        ("transformers", {"task": "masked-lm"}, "AutoModelForMaskedLM.from_pretrained("),
+        ("torch", {}, 'load_file(f"{folder}/model.safetensors")'),
+    ],
+)
+def test_loading_examples(data: Data, library: str, args: Data, first: str) -> None:
+    data["model"]["library"] = library
+    data["recipe"]["model"]["args"] = args
+    text = card(Report(data))
+    codes = blocks(text, "python")
+    assert first in codes[0]
+    assert ("load(folder, into=model)" in codes[1]) == (library == "torch")
+    assert "hold(" in codes[2]
+    for code in codes:
+        compile(code, "card", "exec")
+    assert front(text)["library_name"] == ("sigprune" if library == "torch" else library)
+    assert "path/to/this/folder" not in card(Report(data), repo="me/mine")
+    assert "me/mine" in blocks(card(Report(data), repo="me/mine"), "python")[1]
+
+
+def test_equal_reports_give_equal_cards(data: Data, tmp_path: Path) -> None:
+    report = Report(data)
+    (tmp_path / "report.json").write_text(report.to_json(), encoding="utf-8")
+    assert card(Report.read(tmp_path)) == card(report) == card(report.without_timing())
+
+
+def test_a_run_without_training_or_test_split(data: Data) -> None:
+    data |= {
+        "training": {"epochs": []},
+        "dense": None,
+        "evaluation": {},
+        "isometry": None,
+        "findings": [],
+        "signal": [],
+    }
+    data["recipe"] |= {"init": {"method": None}, "isometry": None}
+    data["mask"]["layers"][2]["kept"] = 0
+    data["model"]["gates_opened"] = ["a", "b"]
+    text = card(Report(data))
+    assert "not trained yet" in text
+    assert "the weights that it was opened with" in text
+    assert "Not measured." in text
+    assert "2 gates" in text
+    assert "Nothing is left of 1 layers, among them `fc3.weight`" in text
+    assert "\n\n\n" not in text
+    assert "$" not in text
+    assert "model-index" not in front(text)

@@ -1,0 +1,345 @@
+"""The command line: exit codes, one clear line for bad input, one document for --json, a light --help."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import sigprune
+from sigprune import __version__
+from sigprune.cli import main
+from sigprune.cli_progress import TerminalProgress, watch
+from sigprune.recipe import load_recipe
+
+# the package under test, wherever a command runs and whether or not it is installed
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sigprune.__file__).parents[1])}
+SMALL = [
+    "--set",
+    "train.epochs=1",
+    "--set",
+    "isometry.steps=20",
+    "--set",
+    "baselines=[]",
+    "--set",
+    "data.size=16",
+]
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quikstart"], "unknown recipe 'quikstart'; did you mean quickstart?"),
+        (["run", "none.yaml"], "none.yaml: expected a recipe file, got no such file"),
+        (
+            ["run", "quickstart", "--set", "prune.sparsty=0.9"],
+            "prune.sparsty: unknown key; did you mean sparsity?",
+        ),
+        (["run", "quickstart", "--set", "prune.sparsity"], "prune.sparsity: expected path=value"),
+        (["validate", "quickstart", "--set", "prune.score=snipp"], "prune.score: unknown score 'snipp'"),
+        (["prune", "timm:test_resnet", "--sparsity", "1"], "prune.sparsity: expected the fraction removed"),
+        (
+            ["prune", "timm:test_resnet", "--score", "snp"],
+            "prune.score: unknown score 'snp'; did you mean snip?",
+        ),
+        (["list", "scorse"], "unknown family 'scorse'; did you mean scores?"),
+        (["inspect", "no/such/folder"], "no/such/folder: no such folder"),
+        (["show", "timm:test_resnot"], "unknown timm model 'test_resnot'; did you mean test_resnet"),
+        (["show", "tim:test_resnet"], "unknown library 'tim'; did you mean timm?"),
+        (
+            ["spectrum", "timm:test_resnet", "--init", "kaimin"],
+            "unknown init 'kaimin'; did you mean kaiming?",
+        ),
+        (["spectrum", "timm:test_resnet", "--data", "digit"], "data.source: unknown data set 'digit'"),
+        (["spectrum", "timm:test_resnet", "--examples", "0"], "measure.examples: expected a value greater"),
+        (["shwo"], "No such command 'shwo'"),
+        (["run", "quickstart", "--frce"], "No such option: --frce"),
+        (["run"], "Missing argument 'RECIPE'"),
+    ],
+)
+def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
+    capsys, monkeypatch, tmp_path, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(capsys):
+    for arguments in (["--debug", "list", "nope"], ["list", "nope", "--debug"]):
+        code, _, err = call(capsys, *arguments)
+        assert code == 2
+        assert "Traceback" in err
+        assert err.splitlines()[-1].startswith("error: unknown family 'nope'")
+
+
+def test_help_and_version(capsys):
+    assert call(capsys, "--version") == (0, f"sigprune {__version__}\n", "")
+    for arguments in ([], ["--help"]):
+        code, out, _ = call(capsys, *arguments)
+        assert code == 0
+        assert all(
+            command in out for command in ("run", "prune", "show", "spectrum", "list", "inspect", "validate")
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["--version"],
+        ["list"],
+        ["list", "scores"],
+        ["list", "datasets"],
+        ["list", "recipes", "--json"],
+        ["validate", "quickstart"],
+        ["run", "quickstart", "--set", "prune.sparsty=1"],
+        ["prune", "timm:test_resnet", "--score", "snp"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_import_no_heavy_library(arguments):
+    code = (
+        "import sys; from sigprune.cli import main; main(sys.argv[1:]);"
+        "heavy = {'torch', 'timm', 'transformers', 'matplotlib', 'sklearn', 'accelerate'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_dash_m_exits_with_the_code():
+    for arguments, code in ((["list"], 0), (["list", "nope"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "sigprune", *arguments],
+            env=ENVIRONMENT,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == code
+
+
+def test_validate_prints_a_recipe_that_is_the_same_recipe(capsys, tmp_path):
+    code, out, _ = call(capsys, "validate", "quickstart", "--set", "prune.sparsity=0.95")
+    assert code == 0
+    path = tmp_path / "copy.yaml"
+    path.write_text(out)
+    assert load_recipe(path).resolved() == load_recipe("quickstart", ["prune.sparsity=0.95"]).resolved()
+    code, out, _ = call(capsys, "validate", str(path), "--json")
+    assert json.loads(out)["digest"] == load_recipe(path).digest
+
+
+def test_list_shows_families_members_options_and_recipes(capsys):
+    overview = json.loads(call(capsys, "list", "--json")[1])
+    assert {"scores", "inits", "adapters"} <= {row["family"] for row in overview}
+    for family in (row["family"] for row in overview):
+        members = json.loads(call(capsys, "list", family, "--json")[1])
+        assert all(row["summary"].endswith((".", "]")) for row in members), family
+    rows = {row["name"]: row for row in json.loads(call(capsys, "list", "schedules", "--json")[1])}
+    assert rows["exponential"]["options"] == ["rounds: int = 100"]
+    assert "quickstart" in {row["name"] for row in json.loads(call(capsys, "list", "recipes", "--json")[1])}
+    found = json.loads(call(capsys, "list", "scores", "s*", "--json")[1])
+    assert {row["name"] for row in found} >= {"snip", "synflow"}
+    assert all(row["name"].startswith("s") for row in found)
+
+
+def test_tables_are_plain_text_in_a_pipe(capsys):
+    _, out, _ = call(capsys, "list", "scores")
+    assert "\x1b" not in out
+    assert all(line == line.rstrip() for line in out.splitlines())
+    assert len([line for line in out.splitlines() if line.startswith("snip")]) == 1
+
+
+def test_list_models_takes_a_pattern(capsys):
+    names = [
+        row["reference"] for row in json.loads(call(capsys, "list", "models", "test_resn*", "--json")[1])
+    ]
+    assert "timm:test_resnet" in names
+    assert all("test_resn" in name for name in names)
+
+
+def test_show_counts_every_parameter_once(capsys):
+    code, out, _ = call(capsys, "show", "timm:test_resnet", "--set", "model.args.num_classes=10", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert sum(row["share"] for row in facts["weights"]) < 1
+    assert facts["prunable"] == sum(row["parameters"] for row in facts["weights"])
+    assert facts["weights"][-1]["shape"] == [10, 96]
+    assert all(gate["closed"] for gate in facts["gates"])
+    assert set(facts["skipped"]) >= {"gate", "norm scale"}
+    code, out, _ = call(capsys, "show", "timm:test_resnet", "--set", "model.args.num_classes=10")
+    assert f"{facts['parameters']:,} parameters" in out
+    assert "10x96" in out
+    assert f"gates: {len(facts['gates'])}, closed: {len(facts['gates'])}" in out
+
+
+def test_spectrum_compares_initialisers(capsys):
+    arguments = [
+        "spectrum",
+        "timm:test_resnet",
+        "--init",
+        "lecun, orthogonal",
+        "--examples",
+        "2",
+        "--set",
+        "data.size=32",
+    ]
+    code, out, err = call(capsys, *arguments, "--json")
+    moments = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [m["moment"] for m in moments] == ["as opened", "after lecun", "after orthogonal"]
+    assert all(m["summary"]["count"] == 20 == sum(m["histogram"]["counts"]) for m in moments)
+    code, out, _ = call(capsys, *arguments)
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == [m["moment"] for m in moments]
+    assert all(line.endswith(tuple("▁▂▃▄▅▆▇█")) for line in lines[2:])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small run in a folder of its own: (working folder, what it printed)."""
+    place = tmp_path_factory.mktemp("run")
+    done = subprocess.run(
+        [sys.executable, "-m", "sigprune", "run", "quickstart", *SMALL],
+        cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return place, done
+
+
+def test_run_says_what_came_out_and_where_it_is(finished):
+    place, done = finished
+    (folder,) = (place / "runs").iterdir()
+    recipe = load_recipe("quickstart", SMALL[1::2])
+    assert folder.name == f"quickstart-{recipe.digest[:8]}"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["digest"] == recipe.digest
+    for moment in ("as opened", "after init", "after pruning", "after isometry"):
+        assert sum(line.startswith(moment) for line in done.stdout.splitlines()) == 1
+    assert f"{report['mask']['kept']:,} of {report['mask']['total']:,} entries kept" in done.stdout
+    assert f"sparse {report['evaluation']['test_accuracy']:.2%}" in done.stdout
+    assert "dense" not in done.stdout  # not trained here
+    failed = [f["name"] for f in report["findings"] if not f["ok"]]
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("warning:")] == failed
+    assert done.stdout.endswith(f"written to {folder.relative_to(place)}\n")
+    assert "open" not in done.stderr  # no progress in a pipe
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_folder_is_replaced_only_on_request(finished, capsys, monkeypatch):
+    place, _ = finished
+    monkeypatch.chdir(place)
+    (folder,) = (place / "runs").iterdir()
+    before = (folder / "model.safetensors").read_bytes()
+    code, out, err = call(capsys, "run", "quickstart", *SMALL)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.endswith("(--force replaces it)\n")
+    code, out, _ = call(capsys, "run", "quickstart", *SMALL, "--force", "--json", "--quiet")
+    assert code == 0
+    document = json.loads(out)
+    assert (document["schema"], document["folder"]) == (1, str(folder.relative_to(place)))
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_inspect_reads_the_folder_back(finished, capsys):
+    (folder,) = (finished[0] / "runs").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    facts = json.loads(call(capsys, "inspect", str(folder), "--json")[1])
+    assert (facts["kept"], facts["total"]) == (report["mask"]["kept"], report["mask"]["total"])
+    code, out, _ = call(capsys, "inspect", str(folder))
+    assert code == 0
+    assert "model.sparse.safetensors" in out
+    assert f"{facts['kept']:,} of {facts['total']:,} entries kept" in out
+
+
+def test_prune_is_the_pipeline_without_a_recipe_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(
+        capsys, "prune", "timm:test_resnet", "--sparsity", "0.8", "--score", "magnitude", "--init", "lecun",
+        "--allocation", "erk", "--isometry", "none", "--size", "16", "--epochs", "0", "--seed", "3",
+        "--set", "baselines=[]", "--out", "here", "--json",
+    )  # fmt: skip
+    report = json.loads(out)
+    assert code == 0
+    recipe = report["recipe"]
+    assert (recipe["name"], recipe["seed"], recipe["isometry"]) == ("test_resnet", 3, None)
+    assert [recipe["prune"][key]["name"] for key in ("score", "allocation")] == ["magnitude", "erk"]
+    assert recipe["init"]["method"] == {"name": "lecun", "gain": 1.0}
+    assert report["mask"]["kept"] == round(report["mask"]["total"] * 0.2)
+    assert load_recipe(tmp_path / "here" / "recipe.yaml").digest == report["digest"]
+
+
+def test_a_required_finding_that_fails_gives_exit_code_1_and_no_folder(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    required = "verify.mean_jsv={low: 100, high: 200, required: true}"
+    code, out, err = call(capsys, "run", "quickstart", *SMALL, "--set", required)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: FAILED: mean_jsv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-m", "sigprune", "run", "quickstart", "--out", "out"],
+        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(tmp_path.iterdir()):
+        assert running.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.0)
+    for _ in range(5):  # a library that is being imported may swallow the first signal
+        running.send_signal(signal.SIGINT)
+        try:
+            out, err = running.communicate(timeout=5)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    # Python ends itself with the signal when it struck inside exec(): to a shell both are 130
+    assert running.returncode in {130, -signal.SIGINT}
+    assert out == ""
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_silent_in_a_pipe_and_complete_on_a_terminal():
+    with watch(quiet=False).step("train") as tell:  # pytest's standard error is no terminal
+        tell(1, 2)
+    screen = io.StringIO()
+    progress = TerminalProgress(Console(file=screen, force_terminal=True, width=100))
+    with progress.step("train") as tell:
+        tell(4, 4)
+    assert "train" in screen.getvalue()
+    assert "4/4" in screen.getvalue()
+    assert "✓" in screen.getvalue()
+    screen.truncate(0)
+    with pytest.raises(KeyboardInterrupt), progress.step("train"):
+        raise KeyboardInterrupt
+    assert "✓" not in screen.getvalue()
