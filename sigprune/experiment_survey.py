@@ -6,16 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
 
-import torch
-
-from sigprune.base.errors import DataError
 from sigprune.base.family import Plain
-from sigprune.base.seeds import generator
 from sigprune.effects import facts
 from sigprune.effects.progress import Progress
 from sigprune.effects.schema import Moment
-from sigprune.families.datasets import datasets
-from sigprune.families.datasets._shared import fit_images
+from sigprune.experiment_setting import open_setting
 from sigprune.families.inits import inits
 from sigprune.recipe import Recipe
 from sigprune.values.operator import jacobian
@@ -23,7 +18,7 @@ from sigprune.values.view import View
 from sigprune.values.weight import Weight
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.measuring import measure
-from sigprune.verbs.opening import class_args, describe, open_model
+from sigprune.verbs.opening import describe, open_model
 
 
 def anatomy(recipe: Recipe) -> dict[str, Plain]:
@@ -66,15 +61,9 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
         One row per moment, as in the ``signal`` group of a report.
     """
     steps = [inits.resolve(name) for name in names]
-    model, source = recipe.model, recipe.data.source
-    data = datasets.choose(source).member.load(**source.options)
-    args = class_args(model.ref, len(data.classes)) | dict(model.args)
     with progress.step("open"):
-        module = open_model(model.ref, pretrained=model.pretrained, args=args, seed=recipe.seed)
-        view = describe(module, batchnorm=model.batchnorm)
-    images = data.train[0]
-    rows = torch.randperm(len(images), generator=generator(recipe.seed, "examples", "measure"))
-    batch = _shaped(images[rows[: recipe.measure.examples]], view, recipe.data.size)
+        setting = open_setting(recipe)
+    view, (batch, _) = setting.view, setting.examples("measure", recipe.measure.examples)
     moments = []
     for step in (None, *steps):
         title = "as opened" if step is None else f"after {step.name}"
@@ -100,20 +89,3 @@ def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
         "standardised": weight.standardised,
         "tied": list(weight.tied),
     }
-
-
-def _shaped(images: torch.Tensor, view: View, size: int | None) -> torch.Tensor:
-    """Images in the shape of the model's main input.
-
-    Raises:
-        DataError: the model takes no images.
-    """
-    if view.input_name not in view.example.inputs or view.embed is not None:
-        raise DataError(
-            f"the data set holds images; {view.architecture} takes {', '.join(view.example.inputs)}"
-        )
-    channels, *own = view.example.inputs[view.input_name].shape[1:]
-    if not own:
-        return images.flatten(1)
-    height, width = (size, size) if size else own
-    return fit_images(images, channels, (height, width))

@@ -115,6 +115,7 @@ def test_the_digest_knows_the_values_and_not_their_spelling() -> None:
     ):
         assert parsed(*settings).digest == base.digest, settings
     assert parse_recipe(dict(reversed(base.resolved().items()))).digest == base.digest
+    assert parsed("model.args={a: 1, b: 2}").digest == parsed("model.args={b: 2, a: 1}").digest
 
 
 @pytest.mark.parametrize(

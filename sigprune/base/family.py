@@ -146,7 +146,8 @@ class Family(Generic[P]):
         known = self.read(step.name).options
         for key in step.options:
             if key not in known:
-                raise RecipeError(f"{where}: {UnknownName('option', key, known)}")
+                hint = UnknownName("option", key, known) if known else f"it takes no options, got {key!r}"
+                raise RecipeError(f"{where}: {hint}")
         return Step(step.name, {o.name: _value(o, step.options, where) for o in known.values()})
 
     def choose(self, step: str | Step | ModuleType, path: str = "") -> Choice[P]:

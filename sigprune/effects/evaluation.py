@@ -15,7 +15,7 @@ from sigprune.values.view import View
 Split: TypeAlias = tuple[Tensor, Tensor]
 
 
-def evaluate(view: View, test: Split, batch_size: int = 256) -> dict[str, float]:
+def evaluate(view: View, test: Split, batch_size: int = 64) -> dict[str, float]:
     """Mean cross-entropy and accuracy of the module as it stands, in evaluation mode and without autocast.
 
     Args:

@@ -116,7 +116,7 @@ def _epoch(loop: _Loop, number: int, seed: int, test: Split | None) -> Row:
         losses.append(_step(loop, rows))
         loop.report(number * len(steps) + len(losses), loop.plan.epochs * len(steps))
     row: Row = {"epoch": number + 1, "lr": rate, "train_loss": _mean_loss(losses, number, examples)}
-    scored = {} if test is None else evaluate(loop.view, test, max(loop.plan.batch_size, 256))
+    scored = {} if test is None else evaluate(loop.view, test, loop.plan.batch_size)
     return row | {"test_loss": scored.get("loss"), "test_accuracy": scored.get("accuracy")}
 
 

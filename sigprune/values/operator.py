@@ -68,6 +68,12 @@ def jacobian(
         BadInput: BatchNorm uses batch statistics.
 
     Source: Lee et al. 2020 (arXiv 1906.06307), section 3; singular values of this map are the JSVs.
+
+    Example:
+        >>> from sigprune import describe, jacobian
+        >>> view = describe(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)))
+        >>> jacobian(view, torch.randn(5, 8)).shape
+        (2, 8)
     """
     if view.batchnorm == "batch":
         raise BadInput(

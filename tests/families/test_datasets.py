@@ -15,7 +15,8 @@ from sigprune.base.errors import DataError
 from sigprune.base.family import Step
 from sigprune.base.tensors import digest
 from sigprune.families.datasets import Data, datasets
-from sigprune.families.datasets._shared import fit_images, read_idx, standardise
+from sigprune.families.datasets._shared import read_idx, standardise
+from sigprune.verbs.fitting import fit_images
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -192,13 +193,3 @@ def test_images_are_fitted_to_channels_and_size():
         fit_images(colour, 4, (8, 8))
     with pytest.raises(DataError, match="use a smaller image size"):
         fit_images(torch.zeros(1, 1, 1, 1).expand(100_000, 1, 8, 8), 3, (224, 224))
-
-
-def test_fitted_keeps_everything_else():
-    data = datasets.get("noise").load(examples=8, channels=1, size=4)
-    wide = data.fitted(3, (8, 8))
-    assert wide.train[0].shape == (8, 3, 8, 8)
-    assert torch.equal(wide.train[1], data.train[1])
-    assert (wide.test, wide.classes, wide.source) == (None, data.classes, data.source)
-    digits = datasets.get("digits").load().fitted(1, (8, 8))
-    assert digits.test[0].shape == (360, 1, 8, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sigprune.base.errors import BadInput
 from sigprune.families.schedules import schedules
 
 
@@ -23,5 +24,5 @@ def test_exponential_follows_the_law():
 
 
 def test_no_round_is_refused():
-    with pytest.raises(ValueError, match="at least one round"):
+    with pytest.raises(BadInput, match="at least one round"):
         schedules.get("exponential").kept(10, 1, rounds=0)

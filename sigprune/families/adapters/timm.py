@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -106,10 +107,16 @@ def write_config(module: nn.Module, folder: Path) -> None:
     """
     from timm.models._hub import save_config_for_hf
 
+    # it warns that the mean and deviation of colour images are averaged for other channels, as they should be
+    log = logging.getLogger("timm.data.model_config")
+    level = log.level
     try:
+        log.setLevel(logging.ERROR)
         save_config_for_hf(module, str(folder / "config.json"))
     except (ValueError, KeyError, AttributeError) as error:
         raise BadInput(f"timm cannot write a config.json for this model: {one_line(error)}") from error
+    finally:
+        log.setLevel(level)
 
 
 def rebuild(folder: Path) -> nn.Module:

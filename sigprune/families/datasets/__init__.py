@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sigprune.base.family import Family
@@ -28,26 +28,6 @@ class Data:
     test: tuple[Tensor, Tensor] | None
     classes: tuple[str, ...]
     source: str
-
-    def fitted(self, channels: int, size: tuple[int, int]) -> Data:
-        """The same examples in the image shape that a model takes (channels repeated or averaged, resized).
-
-        Args:
-            channels: channels wanted.
-            size: height and width wanted.
-
-        Raises:
-            DataError: a change of channels that has no obvious meaning, or a result too large for memory.
-
-        Example:
-            >>> datasets.get("digits").load().fitted(3, (32, 32)).train[0].shape
-            torch.Size([1437, 3, 32, 32])
-        """
-        from sigprune.families.datasets._shared import fit_images
-
-        train = (fit_images(self.train[0], channels, size), self.train[1])
-        test = self.test and (fit_images(self.test[0], channels, size), self.test[1])
-        return replace(self, train=train, test=test)
 
 
 class Dataset(Protocol):

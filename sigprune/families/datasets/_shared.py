@@ -1,4 +1,4 @@
-"""Reading IDX files, standardising images, fitting them to a model's input."""
+"""Reading IDX files, standardising images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sigprune.base.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
-_LIMIT = 8 * 2**30
 
 
 def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -36,41 +34,6 @@ def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     if not bool((scale > 0).all()):
         raise DataError("images: a channel of the train split is constant, so it cannot be standardised")
     return tuple(s.div_(scale[:, None, None]) for s in splits)
-
-
-def fit_images(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
-    """Images in the shape that a model takes.
-
-    One channel is repeated to any number (without a copy), any number is averaged to one; then bilinear
-    interpolation, antialiased where the images shrink.
-
-    Args:
-        images: (examples, channels, height, width), floating point.
-        channels: channels wanted.
-        size: height and width wanted.
-
-    Returns:
-        (examples, channels, height, width) in the dtype of the images. It may share storage with them, and
-        its channels with each other: do not write to it.
-
-    Raises:
-        DataError: a change of channels that has no obvious meaning, or a result of more than 8 GiB.
-    """
-    given = images.shape[1]
-    if channels != given and 1 not in {channels, given}:
-        raise DataError(
-            f"images: expected {channels} channels, got {given}; only 1 to n and n to 1 are fitted"
-        )
-    narrow = images.mean(dim=1, keepdim=True) if channels < given else images
-    needed = narrow[:, :, 0, 0].numel() * math.prod(size) * narrow.element_size()
-    if needed > _LIMIT:
-        raise DataError(
-            f"images: {len(images)} of size {size[0]}x{size[1]} need {needed / 2**30:.0f} GiB of memory "
-            "(the limit is 8); use a smaller image size (recipe: data.size)"
-        )
-    if tuple(narrow.shape[-2:]) != tuple(size):
-        narrow = functional.interpolate(narrow, size, mode="bilinear", align_corners=False, antialias=True)
-    return narrow.expand(-1, channels, -1, -1)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

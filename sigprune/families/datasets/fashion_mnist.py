@@ -11,6 +11,7 @@ from sigprune.families.datasets import Data
 from sigprune.families.datasets._shared import read_idx, standardise
 
 PAPER = "Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747"
+HUB = "zalando-datasets/fashion_mnist"
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _SPLITS = ("train", "t10k")
 _CLASSES = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sigprune.base.errors import BadInput
+
 PAPER = "Tanaka et al. 2020, arXiv 2006.05467, Algorithm 1"
 
 
@@ -11,10 +13,10 @@ def kept(total: int, target: int, *, rounds: int = 100) -> list[int]:
     A target of zero counts as one entry until the last round.
 
     Raises:
-        ValueError: there is not one round.
+        BadInput: there is not one round.
     """
     if rounds < 1:
-        raise ValueError(f"expected at least one round, got {rounds}")
+        raise BadInput(f"expected at least one round, got {rounds}")
     density = max(target, 1) / total
     counts = [max(target, round(total * density ** (t / rounds))) for t in range(1, rounds + 1)]
     return [*counts[:-1], target]
