@@ -134,15 +134,19 @@ def peak(name: str, arguments: argparse.Namespace) -> int:
 
 
 def _high_water() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Bytes; on Linux not ``ru_maxrss``, which a new process takes over from the one that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text(encoding="ascii").splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def peak_of_a_fresh_process(name: str, arguments: argparse.Namespace) -> int:
     command = [sys.executable, str(Path(__file__)), "--only", name]
     for option in ("model", "score", "batch", "size", "sparsity"):
         command += [f"--{option}", str(getattr(arguments, option))]
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
+    runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     return int(statistics.median(json.loads(run.stdout)["bytes"] for run in runs))
 
 

@@ -75,8 +75,8 @@ class Recipe(Section):
     measure: Measure = Measure()
     verify: dict[str, Bounds] = Field(default={})
     prune: Prune = Prune()
-    isometry: Annotated[Step, Choose(isometries, "isometry", "gradient_descent")] | None = Step(
-        "gradient_descent"
+    isometry: Annotated[Step, Choose(isometries, "isometry", "barzilai_borwein")] | None = Step(
+        "barzilai_borwein"
     )
     train: Train = Train()
     baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)

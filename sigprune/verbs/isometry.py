@@ -36,7 +36,7 @@ class Restoration:
 
 
 def restore_(
-    view: View, mask: Mask, isometry: str | Step | ModuleType = "gradient_descent", *, gain: float = 1.0
+    view: View, mask: Mask, isometry: str | Step | ModuleType = "barzilai_borwein", *, gain: float = 1.0
 ) -> Restoration:
     """Move the kept entries of every masked weight towards orthonormal rows, in place, without data.
 

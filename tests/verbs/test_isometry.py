@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sigprune.base.seeds import generator
+from sigprune.families.isometries import isometries
 from sigprune.values.operator import jacobian
 from sigprune.values.orthogonality import residual
 from sigprune.verbs.initialising import reinit_
@@ -44,8 +45,9 @@ ORACLES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("isometry", isometries.names())
 @pytest.mark.parametrize(("score", "sparsity"), ORACLES)
-def test_the_papers_network(score, sparsity):
+def test_the_papers_network(score, sparsity, isometry):
     """Pruning takes the mean JSV away from 1, restoration brings it back."""
     batches = ten_classes()
     view = describe(mlp(PAPER_WIDTHS, activation=None))
@@ -54,7 +56,7 @@ def test_the_papers_network(score, sparsity):
     apply_(view, mask)
     before = mean_jsv(view, batches)
     assert before == pytest.approx(ORACLES[score, sparsity], rel=0.35)
-    done = restore_(view, mask)
+    done = restore_(view, mask, isometry)
     mask.check(view.params())
     assert mean_jsv(view, batches) == pytest.approx(1.0, abs=0.1)
     assert done.score_after < 0.2 * done.score_before
