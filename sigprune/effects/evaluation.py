@@ -30,7 +30,11 @@ def evaluate(view: View, test: Split, batch_size: int = 64) -> dict[str, float]:
         DataError: labels that do not fit the inputs or the output of the model.
 
     Example:
-        >>> evaluate(view, data.test)["accuracy"]
+        >>> from sigprune import describe
+        >>> view = describe(torch.nn.Linear(8, 4))
+        >>> split = torch.randn(64, 8), torch.arange(64) % 4
+        >>> evaluate(view, split)["examples"]
+        64
     """
     classes = class_count(test)
     modes = [(m, m.training) for m in view.module.modules()]

@@ -68,8 +68,13 @@ def fit(
         DataError: labels that do not fit the inputs or the output of the model.
 
     Example:
-        >>> rows = fit(view, mask, data.train, data.test, TrainPlan(epochs=2), seed=0)
-        >>> rows[-1]["test_accuracy"]
+        >>> from sigprune import describe, prune
+        >>> view = describe(torch.nn.Linear(8, 4))
+        >>> split = torch.randn(64, 8), torch.arange(64) % 4
+        >>> mask = prune(view, sparsity=0.5, score="magnitude")
+        >>> rows = fit(view, mask, split, split, TrainPlan(epochs=2), seed=0)
+        >>> [row["epoch"] for row in rows]
+        [1, 2]
     """
     classes = class_count(train)
     module = view.module

@@ -38,11 +38,18 @@ def hold(view: View, mask: Mask, optimizer: Optimizer) -> Iterator[None]:
         MaskViolated: on exit, a removed entry is not zero (somebody wrote to it after the last step).
 
     Example:
+        >>> from sigprune import describe, hold, prune
+        >>> model = torch.nn.Linear(8, 4)
+        >>> view = describe(model)
+        >>> mask = prune(view, sparsity=0.75, score="magnitude")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> with hold(view, mask, optimizer):
-        ...     for inputs, labels in batches:
+        ...     for _ in range(3):
         ...         optimizer.zero_grad()
-        ...         loss(model(inputs), labels).backward()
+        ...         model(torch.randn(5, 8)).square().mean().backward()
         ...         optimizer.step()
+        >>> int((model.weight != 0).sum())
+        8
     """
     raw = _unwrapped(optimizer)
     params = dict(view.module.named_parameters(remove_duplicate=False))

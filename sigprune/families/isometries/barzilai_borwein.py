@@ -1,4 +1,4 @@
-"""Gradient descent on || B Bᵀ - I ||²_F over the kept entries, with Barzilai-Borwein steps for every block."""
+"""Gradient descent on || B Bᵀ - I ||²_F over the kept entries, with Barzilai-Borwein steps per block."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def restore(
 ) -> Tensor:
     """The best iterate of every block; it needs some 50 steps where a constant rate needs over a thousand.
 
-    Each block has its own step length, from its last two iterates and gradients (the long and the short formula
-    in turn), so that residuals need not fall at every step. The descent ends after ``steps``, or once no block
-    is both above ``tolerance`` (residual per row) and has lost 1 % of its best residual in ``patience`` steps.
+    Each block has its own step length, from its last two iterates and gradients (the long and the short
+    formula in turn), so that residuals need not fall at every step. The descent ends after ``steps``, or once
+    no block above ``tolerance`` (residual per root of rows) has lost 1 % of its best in ``patience`` steps.
     Cost: two products with the smaller Gram matrix per step; memory: six copies of the blocks.
     """
     rows, columns = blocks.shape[1:]
@@ -44,7 +44,7 @@ def restore(
 
 
 def _slope(blocks: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient (B Bᵀ - I) B of a quarter of the squared residual on the kept entries, and the residual."""
+    """The gradient (B Bᵀ - I) B of a quarter of the squared residual, on kept entries, and the residual."""
     gram = blocks @ blocks.mT
     gram.diagonal(dim1=1, dim2=2).sub_(1.0)
     return (gram @ blocks).masked_fill_(~keep, 0.0), torch.linalg.matrix_norm(gram)
