@@ -21,7 +21,7 @@ from sigprune.cli_progress import TerminalProgress, watch
 from sigprune.recipe import load_recipe
 
 # the package under test, wherever a command runs and whether or not it is installed
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sigprune.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sigprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 SMALL = [
     "--set",
     "train.epochs=1",
