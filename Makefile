@@ -1,9 +1,10 @@
 # Every target does its own set-up: `make demo` and `make test` work in a fresh clone with Python 3.11+.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-oldest check bench clean
 demo: $(VENV)/.demo
 	$(BIN)/sigprune run quickstart --out runs/quickstart --force
 
@@ -16,22 +17,27 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_structure.py -p no:cacheprovider
 
+# The oldest versions that pyproject.toml admits; they warn a lot about each other.
+test-oldest:
+	$(MAKE) .venv-oldest/.test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	.venv-oldest/bin/python -m pytest -p no:cacheprovider -o filterwarnings=default
+
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/score_cost.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf .venv .venv-oldest runs
 
 # One stamp per set of dependencies; the package itself is installed in place.
-$(VENV)/.demo: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test]"
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[check,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[check,test]"
 	touch $@

@@ -122,13 +122,15 @@ def show(
     *,
     pretrained: Pretrained = False,
     settings: Settings = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """What a model is made of: weights, what is skipped and why, gates."""
+    from sigprune.cli_progress import watch
     from sigprune.cli_tables import print_anatomy, print_json, stdout
     from sigprune.experiment_survey import anatomy
 
-    facts = anatomy(_recipe(model, pretrained, 0, settings or ()))
+    facts = anatomy(_recipe(model, pretrained, 0, settings or ()), watch(quiet=quiet))
     print_json(facts) if as_json else print_anatomy(stdout(), facts)
 
 
@@ -144,6 +146,7 @@ def spectrum(
     pretrained: Pretrained = False,
     seed: Seed = 0,
     settings: Settings = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Singular values of the input-output Jacobian, as opened and after each initialiser."""
@@ -154,7 +157,7 @@ def spectrum(
     given = [f"data.source={data}", f"measure.examples={examples}", *(settings or ())]
     recipe = _recipe(model, pretrained, seed, given)
     names = [name.strip() for name in init.split(",") if name.strip()]
-    moments = spectra_under(recipe, names, watch(quiet=as_json))
+    moments = spectra_under(recipe, names, watch(quiet=quiet))
     print_json(moments) if as_json else print_signal(stdout(), moments)
 
 

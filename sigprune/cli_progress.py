@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from sigprune.effects.progress import Progress, SilentProgress, Tell
+from sigprune.base.progress import Progress, SilentProgress, Tell
 
 
 class TerminalProgress:

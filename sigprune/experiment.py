@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from sigprune.base.errors import CheckpointError
 from sigprune.base.family import Plain, Step
 from sigprune.base.folders import new_folder
+from sigprune.base.progress import Progress, SilentProgress, Tell
 from sigprune.effects import facts
 from sigprune.effects.card import card
 from sigprune.effects.figures import draw
-from sigprune.effects.progress import Progress, SilentProgress, Tell
 from sigprune.effects.report import Report
 from sigprune.effects.training import TrainPlan, evaluate, fit
 from sigprune.experiment_setting import Setting, open_setting
@@ -97,8 +99,7 @@ class _Experiment:
         self.look("as opened")
         self.initialise()
         dense = self.twin() if "dense" in self.recipe.baselines else None
-        with self.step("prune"):
-            pruned = self.prune()
+        pruned = self.prune()
         spectrum = self.look("after pruning")
         self.told["isometry"] = None
         if self.recipe.isometry is not None:
@@ -119,9 +120,9 @@ class _Experiment:
 
     def look(self, moment: str) -> Spectrum:
         """Measure the Jacobian's singular values on a fixed few training examples."""
-        with self.step(f"measure {moment}"):
+        with self.step(f"measure {moment}") as tell:
             operator = jacobian(self.view, self.setting.examples("measure", self.recipe.measure.examples))
-            spectrum = measure(operator, self.recipe.measure.method, seed=self.recipe.seed)
+            spectrum = measure(operator, self.recipe.measure.method, seed=self.recipe.seed, report=tell)
         self.signal.append(facts.of_spectrum(moment, spectrum))
         return spectrum
 
@@ -133,16 +134,19 @@ class _Experiment:
         count = everything if plan.batches == "all" else int(plan.batches) * plan.batch_size
         inputs, labels = self.setting.examples("prune", count)
         batches = list(zip(inputs.split(plan.batch_size), labels.split(plan.batch_size), strict=True))
-        pruned = choose_mask(self.view, plan.sparsity, method, batches, seed=self.recipe.seed)
-        apply_(self.view, pruned.mask)
+        with self.step("prune") as tell:
+            pruned = choose_mask(
+                self.view, plan.sparsity, method, batches, seed=self.recipe.seed, report=tell
+            )
+            apply_(self.view, pruned.mask)
         return pruned
 
     def restore(self, isometry: Step, mask: Mask) -> Spectrum:
         """Restore isometry at the gain of the initialisation, and look again."""
         init = self.recipe.init.method
         gain = float(str(init.options.get("gain", 1.0))) if init else 1.0
-        with self.step("isometry"):
-            done = restore_(self.view, mask, isometry, gain=gain)
+        with self.step("isometry") as tell:
+            done = restore_(self.view, mask, isometry, gain=gain, report=tell)
         self.told["isometry"] = facts.of_restoration(isometry.name, done)
         return self.look("after isometry")
 
@@ -208,19 +212,24 @@ class _Experiment:
         return report
 
     def check_reload(self, folder: Path) -> None:
-        """The checkpoint must give the accuracy that the trained network gave, exactly."""
-        own, test = self.view.module, self.setting.test()
-        loaded = load(folder, into=copy.deepcopy(own) if self.view.library == "torch" else None)
-        if test is None:
-            return
-        module = loaded.model.to(next(own.parameters()).device)
-        again = evaluate(replace(self.view, module=module), test)["accuracy"]
-        if again != self.scores["test_accuracy"]:
+        """The model that the folder holds must give the outputs of the one that was trained."""
+        own = self.view.using("eval")
+        loaded = load(folder, into=copy.deepcopy(own.module) if own.library == "torch" else None)
+        place = next(own.module.parameters()).device
+        other = replace(own, module=loaded.model.to(place))
+        batch = own.read(self.setting.examples("reload", self.recipe.measure.examples))
+        with torch.no_grad():
+            outputs, again = own.forward({}, batch), other.forward({}, batch)
+        # Equal weights give equal outputs but for the order of sums, which may follow the memory's alignment.
+        bound = torch.finfo(outputs.dtype).eps ** 0.5 * float(outputs.abs().max())
+        difference = float((outputs - again).abs().max())
+        if not difference <= bound:
             raise CheckpointError(
-                f"{folder}: the loaded checkpoint has test accuracy {again}, "
-                f"the trained network {self.scores['test_accuracy']}"
+                f"{folder}: the outputs of the loaded model differ by {difference:.3g} from those of the "
+                f"trained one (expected at most {bound:.3g}): its config.json makes another network"
             )
-        self.scores["reloaded_test_accuracy"] = again
+        test = self.setting.test()
+        self.scores |= {"reloaded_test_accuracy": evaluate(other, test)["accuracy"]} if test else {}
 
     @contextmanager
     def step(self, title: str) -> Iterator[Tell]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from sigprune.base.family import Plain
+from sigprune.base.progress import Progress
 from sigprune.effects import facts
-from sigprune.effects.progress import Progress
 from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting
 from sigprune.families.inits import inits
@@ -21,15 +21,20 @@ from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe, open_model
 
 
-def anatomy(recipe: Recipe) -> dict[str, Plain]:
+def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
     """Every weight of the recipe's model, what is skipped and why, and the gates.
+
+    Args:
+        recipe: model and seed are read.
+        progress: told that the model is being opened.
 
     Returns:
         ``ref``, ``library``, ``architecture``, ``parameters``; ``weights`` (one row each, in order of
         definition); ``skipped`` (reason -> names); ``gates`` (name, value, closed).
     """
     model = recipe.model
-    module = open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed)
+    with progress.step("open"):
+        module = open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed)
     view = describe(module).select(
         include=recipe.prune.include, exclude=recipe.prune.exclude, biases=recipe.prune.biases
     )
@@ -69,8 +74,8 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
         title = "as opened" if step is None else f"after {step.name}"
         if step is not None:
             reinit_(view, step, seed=recipe.seed)
-        with progress.step(f"measure {title}"):
-            spectrum = measure(jacobian(view, batch), recipe.measure.method, seed=recipe.seed)
+        with progress.step(f"measure {title}") as tell:
+            spectrum = measure(jacobian(view, batch), recipe.measure.method, seed=recipe.seed, report=tell)
         moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))
     return moments
 

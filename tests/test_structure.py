@@ -22,6 +22,7 @@ VALUES = [
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],
+    "datasets": ["families/datasets/_hub.py"],
     "huggingface_hub": ["effects/hub.py", "families/adapters/"],
     "matplotlib": ["effects/figures.py"],
     "pydantic": ["recipe.py", "recipe_", "base/family.py"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sigprune.base import seeds
 from sigprune.base.errors import BadInput
+from sigprune.base.progress import Tell, ignore
 from sigprune.effects.evaluation import Split, class_count, evaluate, logits
 from sigprune.effects.plan import TrainPlan
 from sigprune.values.mask import Mask
@@ -29,7 +30,6 @@ from sigprune.verbs.holding import hold
 __all__ = ["Split", "TrainPlan", "evaluate", "fit"]
 
 Row: TypeAlias = dict[str, int | float | None]
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 def fit(
@@ -40,7 +40,7 @@ def fit(
     plan: TrainPlan,
     *,
     seed: int = 0,
-    report: Progress | None = None,
+    report: Tell = ignore,
 ) -> list[Row]:
     """Train the view's module in place, the mask held throughout.
 
@@ -84,7 +84,7 @@ def fit(
             module.to(accelerator.device).zero_grad(set_to_none=True)
             with _deterministic(accelerator.device), seeds.global_stream(seed, "training"):
                 optimizer, scheduler = _prepared(module, plan, len(train[1]), accelerator)
-                loop = _Loop(view, plan, train, classes, accelerator, optimizer, scheduler, report or _silent)
+                loop = _Loop(view, plan, train, classes, accelerator, optimizer, scheduler, report)
                 with nullcontext() if mask is None else hold(view, mask, optimizer):
                     return [_epoch(loop, number, seed, test) for number in range(plan.epochs)]
         finally:
@@ -103,11 +103,7 @@ class _Loop:
     accelerator: Accelerator
     optimizer: AcceleratedOptimizer
     scheduler: AcceleratedScheduler
-    report: Progress
-
-
-def _silent(done: int, total: int) -> None:
-    """The progress report of a caller who wants none."""
+    report: Tell
 
 
 def _epoch(loop: _Loop, number: int, seed: int, test: Split | None) -> Row:

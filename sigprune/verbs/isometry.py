@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sigprune.base.family import Step
+from sigprune.base.progress import Tell, ignore
 from sigprune.families.isometries import isometries
-from sigprune.values.layout import Layout
 from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import residual
 from sigprune.values.view import View
@@ -36,7 +36,12 @@ class Restoration:
 
 
 def restore_(
-    view: View, mask: Mask, isometry: str | Step | ModuleType = "barzilai_borwein", *, gain: float = 1.0
+    view: View,
+    mask: Mask,
+    isometry: str | Step | ModuleType = "barzilai_borwein",
+    *,
+    gain: float = 1.0,
+    report: Tell = ignore,
 ) -> Restoration:
     """Move the kept entries of every masked weight towards orthonormal rows, in place, without data.
 
@@ -48,6 +53,7 @@ def restore_(
         mask: which entries are kept.
         isometry: a member of the isometries family.
         gain: the singular value aimed at, that of the initialisation; 1.0 in the paper.
+        report: called with (blocks solved, blocks in all).
 
     Returns:
         Restoration: the residuals per weight.
@@ -62,33 +68,40 @@ def restore_(
         True
     """
     choice = isometries.choose(isometry)
-    params = view.params()
-    mask.apply_(params)
-    groups: defaultdict[tuple[int, ...], list[tuple[str, Tensor, Tensor]]] = defaultdict(list)
-    for weight in view.weights:
-        if weight.name in mask.keep and weight.role != "embedding":
-            keep = mask.keep[weight.name].to(params[weight.name].device)
-            for block, kept in _pairs(weight.layout, params[weight.name], keep):
-                groups[tuple(block.shape)].append((weight.name, block, kept))
+    mask.apply_(view.params())
+    groups = _groups(view, mask)
+    blocks, solved = sum(map(len, groups)), 0
     before: defaultdict[str, list[float]] = defaultdict(list)
     after: defaultdict[str, list[float]] = defaultdict(list)
     with torch.no_grad():
-        for group in groups.values():
-            blocks = (
-                torch.stack([block.flatten(1) for _, block, _ in group]).to(_working_dtype(group[0][1]))
-                / gain
-            )
+        for group in groups:
+            old = torch.stack([block.flatten(1) for _, block, _ in group]).to(_working_dtype(group[0][1]))
+            old /= gain
             keep = torch.stack([kept.flatten(1) for _, _, kept in group])
-            solved = choice.member.restore(blocks, keep, **choice.options)
-            for (name, block, _), new, old in zip(group, solved, blocks, strict=True):
-                block.copy_(gain * new.reshape(block.shape))
-                before[name].append(float(residual(old[None])))
-                after[name].append(float(residual(new[None])))
+            new = choice.member.restore(old, keep, **choice.options)
+            for (name, block, _), mine, was, now in zip(
+                group, new, residual(old), residual(new), strict=True
+            ):
+                block.copy_(gain * mine.reshape(block.shape))
+                before[name].append(float(was))
+                after[name].append(float(now))
+            solved += len(group)
+            report(solved, blocks)
     return Restoration(_means(before), _means(after))
 
 
-def _pairs(layout: Layout, tensor: Tensor, keep: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(layout.blocks(tensor), layout.blocks(keep), strict=True))
+def _groups(view: View, mask: Mask) -> list[list[tuple[str, Tensor, Tensor]]]:
+    """Blocks of equal shape: name of the weight, the block, and what is kept of it (both views)."""
+    groups: defaultdict[tuple[int, ...], list[tuple[str, Tensor, Tensor]]] = defaultdict(list)
+    params = view.params()
+    for weight in view.weights:
+        if weight.name in mask.keep and weight.role != "embedding":
+            keep = mask.keep[weight.name].to(params[weight.name].device)
+            for block, kept in zip(
+                weight.layout.blocks(params[weight.name]), weight.layout.blocks(keep), strict=True
+            ):
+                groups[tuple(block.shape)].append((weight.name, block, kept))
+    return list(groups.values())
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:

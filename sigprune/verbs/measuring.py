@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
+from torch import Tensor
+
 from sigprune.base.family import Step
+from sigprune.base.progress import Tell, ignore
 from sigprune.base.seeds import generator
 from sigprune.families.spectra import spectra
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Spectrum
 
 
-def measure(operator: Operator, method: str | Step | ModuleType = "exact", *, seed: int = 0) -> Spectrum:
+def measure(
+    operator: Operator,
+    method: str | Step | ModuleType = "exact",
+    *,
+    seed: int = 0,
+    report: Tell = ignore,
+) -> Spectrum:
     """Singular values of an operator, found or estimated.
 
     Args:
         operator: for example ``jacobian(view, batch)``.
         method: a member of the spectra family.
         seed: for methods that draw probes.
+        report: called with (rows of the map taken, rows in all).
 
     Returns:
         Spectrum with values of shape (examples, values per example).
@@ -31,4 +42,18 @@ def measure(operator: Operator, method: str | Step | ModuleType = "exact", *, se
         1.0
     """
     choice = spectra.choose(method)
-    return choice.member.measure(operator, generator(seed, "measure"), **choice.options)
+    return choice.member.measure(_told(operator, report), generator(seed, "measure"), **choice.options)
+
+
+def _told(operator: Operator, report: Tell) -> Operator:
+    """The same operator; it tells how many rows were taken."""
+    taken, rows = 0, operator.shape[0]
+
+    def rmatmat(cotangents: Tensor) -> Tensor:
+        nonlocal taken
+        products = operator.rmatmat(cotangents)
+        taken = min(taken + len(cotangents), rows)
+        report(taken, rows)
+        return products
+
+    return replace(operator, rmatmat=rmatmat)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from operator import length_hint
 from types import ModuleType
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sigprune.base.errors import BadInput, BadScores
 from sigprune.base.family import Step
+from sigprune.base.progress import Tell, Told, ignore
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.allocations import allocations
@@ -114,9 +116,18 @@ def prune(
 
 
 def choose_mask(
-    view: View, sparsity: float, method: Method, batches: Iterable[BatchLike] | None, *, seed: int
+    view: View,
+    sparsity: float,
+    method: Method,
+    batches: Iterable[BatchLike] | None,
+    *,
+    seed: int,
+    report: Tell = ignore,
 ) -> Pruned:
-    """As :func:`prune`, with the weights whose scores are all zero returned instead of warned about."""
+    """As :func:`prune`, with the weights whose scores are all zero returned instead of warned about.
+
+    ``report`` is called with (batches read, batches in all), or with rounds for scores without data.
+    """
     if not 0 <= sparsity < 1:
         raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
     if isinstance(batches, Iterator):
@@ -129,15 +140,23 @@ def choose_mask(
     mask = Mask.dense(shapes)
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
-    for number, budget in enumerate(plan.member.kept(mask.total, target, **plan.options)):
-        problem = Problem(
-            view, mask, generator(seed, "score", str(number)), _bind_objective(method.objective), batches
-        )
+    budgets = plan.member.kept(mask.total, target, **plan.options)
+    each = max(length_hint(batches), 1) if member.member.NEEDS != "nothing" else 1
+    for number, budget in enumerate(budgets):
+        tell = partial(_tell, report, number * each, len(budgets) * each)
+        data = None if batches is None else Told(batches, tell)
+        draws = generator(seed, "score", str(number))
+        problem = Problem(view, mask, draws, _bind_objective(method.objective), data)
         ranked = _checked(member.member.score(problem, **member.options), shapes, member.name)
         if number == 0:
             dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
         mask = _select(view, ranked, mask, method, budget=budget, draw=str(number), seed=seed)
+        tell(each)
     return Pruned(mask, dead)
+
+
+def _tell(report: Tell, before: int, total: int, count: int) -> None:
+    report(before + count, total)
 
 
 def _bind_objective(step: StepLike) -> partial[Tensor]:

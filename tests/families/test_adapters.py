@@ -357,8 +357,9 @@ def test_timm_config_makes_the_same_model_in_plain_timm(name, args, tmp_path):
     plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     ours = adapter.build_pretrained(f"local-dir:{tmp_path}", None, {}).eval()
     with torch.no_grad():
-        assert torch.equal(plain(x), model(x))
-        assert torch.equal(ours(x), model(x))
+        for loaded in (plain, ours):
+            assert digest(loaded.state_dict()) == digest(model.state_dict())
+            torch.testing.assert_close(loaded(x), model(x))  # memory-mapped weights: other last bits
 
 
 def test_transformers_config_loads_in_plain_transformers(tmp_path):
@@ -377,8 +378,9 @@ def test_transformers_config_loads_in_plain_transformers(tmp_path):
     ours = adapter.build_pretrained(f"local-dir:{tmp_path}", None, {}).eval()
     other = adapter.build_pretrained(f"local-dir:{tmp_path}", None, {"num_labels": 3})
     with torch.no_grad():
-        assert torch.equal(plain(x).logits, model(x).logits)
-        assert torch.equal(ours(x).logits, model(x).logits)
+        for loaded in (plain, ours):
+            assert digest(loaded.state_dict()) == digest(model.state_dict())
+            torch.testing.assert_close(loaded(x).logits, model(x).logits)
     assert other.classifier.weight.shape == (3, 32)
     assert torch.equal(other.vit.layernorm.weight, model.vit.layernorm.weight)
 

@@ -11,14 +11,15 @@ _FIRST, _LONGEST = 0.5, 10.0
 
 
 def restore(
-    blocks: Tensor, keep: Tensor, *, steps: int = 300, tolerance: float = 1e-3, patience: int = 20
+    blocks: Tensor, keep: Tensor, *, steps: int = 300, tolerance: float = 0.02, patience: int = 10
 ) -> Tensor:
     """The best iterate of every block; it needs some 50 steps where a constant rate needs over a thousand.
 
     Each block has its own step length, from its last two iterates and gradients (the long and the short
     formula in turn), so that residuals need not fall at every step. The descent ends after ``steps``, or once
-    no block above ``tolerance`` (residual per root of rows) has lost 1 % of its best in ``patience`` steps.
-    Cost: two products with the smaller Gram matrix per step; memory: six copies of the blocks.
+    no block above ``tolerance`` (residual per root of rows, where a constant rate of 0.1 starts to cycle) has
+    lost 5 % of its best in ``patience`` steps. Cost: two products with the smaller Gram matrix per step;
+    memory: six copies of the blocks.
     """
     rows, columns = blocks.shape[1:]
     if rows > columns:  # || B Bᵀ - I ||² and || Bᵀ B - I ||² differ by a constant
@@ -30,7 +31,7 @@ def restore(
     for number in range(steps):
         better = residual < lowest
         best[better], lowest = current[better], residual.minimum(lowest)
-        fallen = (lowest < 0.99 * mark) & (lowest > tolerance * blocks.shape[1] ** 0.5)
+        fallen = (lowest < 0.95 * mark) & (lowest > tolerance * blocks.shape[1] ** 0.5)
         mark, since = torch.where(fallen, lowest, mark), 0 if bool(fallen.any()) else since + 1
         if since >= patience:
             break

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 Tell: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) as often as the work likes."""
@@ -28,8 +31,29 @@ class SilentProgress:
     def step(self, title: str) -> AbstractContextManager[Tell]:
         """Ignore the title and all that follows."""
         del title
-        return nullcontext(_ignore)
+        return nullcontext(ignore)
 
 
-def _ignore(done: int, total: int) -> None:
+def ignore(done: int, total: int) -> None:
+    """A :data:`Tell` for who wants to know nothing."""
     del done, total
+
+
+@dataclass(frozen=True, eq=False)
+class Told(Generic[T]):
+    """Items that can be read again and again, and tell how many have been read this time.
+
+    Example:
+        >>> list(Told("ab", print))
+        1
+        2
+        ['a', 'b']
+    """
+
+    items: Iterable[T]
+    tell: Callable[[int], None]
+
+    def __iter__(self) -> Iterator[T]:
+        for count, item in enumerate(self.items, start=1):
+            yield item
+            self.tell(count)
