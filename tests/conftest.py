@@ -10,13 +10,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import pytest
 import torch
 
-
-@pytest.fixture(autouse=True)
-def _quiet_torch():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+torch.set_num_threads(1)  # at once: fixtures of modules run before those of functions
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

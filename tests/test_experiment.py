@@ -1,0 +1,239 @@
+"""Whole runs: equal bits for equal recipes, folders that the libraries load, nothing left of a failure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from sigprune.base.errors import BadInput, CheckpointError, DataError, FindingFailed, FolderExists
+from sigprune.base.progress import Tell
+from sigprune.base.tensors import digest
+from sigprune.effects.report import Report
+from sigprune.experiment import run
+from sigprune.families.adapters import adapters
+from sigprune.recipe import Recipe, load_recipe, parse_recipe
+from sigprune.verbs.checkpoint import load
+
+FILES = {
+    "README.md", "config.json", "figures/singular_values.png", "figures/sparsity.png", "figures/training.png",
+    "model.safetensors", "model.sparse.safetensors", "recipe.yaml", "report.json",
+}  # fmt: skip
+MOMENTS = ["as opened", "after init", "after pruning", "after isometry"]
+VIT = {
+    "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 32,
+}  # fmt: skip
+MODELS = {
+    "timm": ("timm:test_resnet", {"in_chans": 1}, 16),
+    "transformers": ("transformers:vit", VIT, None),
+    "torch": ("torch:tests.networks.mlp", {"widths": [64, 32, 32, 10]}, None),
+}
+
+
+def recipe(library: str = "timm", **changes: object) -> Recipe:
+    """One epoch on the digits with a small network; ``changes`` replace whole sections."""
+    ref, args, size = MODELS[library]
+    sections = {
+        "model": {"ref": ref, "args": args},
+        "data": {"size": size},
+        "train": {"epochs": 1, "lr": 0.02},
+    }
+    return parse_recipe({**sections, **changes})
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def finished(request, tmp_path_factory) -> tuple[str, Path, Report]:
+    """(library, folder, report) of one run."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    return request.param, folder, run(recipe(request.param), folder)
+
+
+def test_a_run_writes_everything_and_says_what_happened(finished):
+    library, folder, report = finished
+    assert files(folder) == FILES
+    assert Report.read(folder) == report
+    facts = report.facts
+    assert [m["moment"] for m in facts["signal"]] == MOMENTS
+    assert facts["model"]["library"] == library
+    assert facts["mask"]["kept"] == round(facts["mask"]["total"] * 0.1)
+    assert len(facts["training"]["epochs"]) == len(facts["dense"]["epochs"]) == 1
+    assert report.reloaded_test_accuracy == report.test_accuracy
+    assert all(0 < score <= 1 for score in (report.test_accuracy, report.dense_test_accuracy))
+    assert load_recipe(folder / "recipe.yaml").digest == facts["digest"] == recipe(library).digest
+
+
+def test_restoring_isometry_brings_the_singular_values_up(finished):
+    """Pruning nine tenths makes the mean singular value fall; restoration brings it back towards 1."""
+    means = {m["moment"]: m["summary"]["mean"] for m in finished[2].facts["signal"]}
+    assert means["after pruning"] < means["after isometry"]
+    assert abs(means["after isometry"] - 1) < abs(means["after pruning"] - 1)
+
+
+def test_dense_and_packed_files_hold_the_same_network(finished):
+    library, folder, report = finished
+    own = adapters.get("torch").build("tests.networks.mlp", MODELS["torch"][1])
+    checkpoint = load(folder, into=own if library == "torch" else None)
+    assert checkpoint.mask.digest() == report.facts["mask"]["digest"]
+    if library == "torch":
+        return
+    if library == "timm":
+        plain = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    else:
+        from transformers import AutoModelForImageClassification
+
+        plain = AutoModelForImageClassification.from_pretrained(folder)
+    assert digest(plain.state_dict()) == digest(checkpoint.model.state_dict())
+    zeros = sum(int((plain.state_dict()[name] == 0).sum()) for name in checkpoint.mask.keep)
+    assert zeros >= checkpoint.mask.total - checkpoint.mask.kept
+
+
+def test_equal_recipes_give_equal_bits(finished, tmp_path):
+    """Whatever the state of torch's own generators; all but the report's timing."""
+    library, folder, report = finished
+    torch.manual_seed(1234)
+    again = run(recipe(library), tmp_path / "again")
+    assert again.without_timing() == report.without_timing()
+    for name in FILES - {"report.json"}:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_another_seed_gives_another_mask(finished, tmp_path):
+    library, _, report = finished
+    other = run(recipe(library, seed=1, train={"epochs": 0}), tmp_path / "other")
+    assert other.facts["mask"]["digest"] != report.facts["mask"]["digest"]
+    assert other.facts["mask"]["kept"] == report.facts["mask"]["kept"]
+
+
+def test_a_run_can_start_from_the_weights_of_another(finished, tmp_path):
+    library, folder, _ = finished
+    if library == "torch":
+        return
+    start = load(folder).model.state_dict()
+    changed = recipe(
+        library,
+        model={"ref": str(folder), "pretrained": True},
+        prune={"sparsity": 0.95, "score": "magnitude"},
+        train={"epochs": 0},
+        baselines=[],
+    )
+    report = run(changed, tmp_path / "next")
+    assert [m["moment"] for m in report.facts["signal"]] == ["as opened", "after pruning"]
+    assert report.facts["isometry"] is None
+    checkpoint = load(tmp_path / "next")
+    for name, value in checkpoint.model.state_dict().items():
+        keep = checkpoint.mask.keep.get(name, torch.ones_like(value, dtype=torch.bool))
+        assert torch.equal(value, start[name].masked_fill(~keep, 0)), name
+
+
+def test_the_shipped_quickstart_keeps_its_promise(tmp_path):
+    """Sparsity 0.90 exactly, at least 95 % on the digits, the dense accuracy beside it."""
+    report = run("quickstart", tmp_path / "quickstart")
+    mask = report.facts["mask"]
+    assert mask["kept"] * 10 == mask["total"] == 371_280
+    assert report.test_accuracy >= 0.95
+    assert report.dense_test_accuracy >= 0.95
+    assert not report.dead_layers
+
+
+def test_data_without_a_test_split(tmp_path):
+    noise = {"source": {"name": "noise", "examples": 32, "channels": 1}, "size": 16}
+    report = run(recipe(data=noise), tmp_path / "noise")
+    assert report.test_accuracy is report.dense_test_accuracy is report.reloaded_test_accuracy is None
+    assert "accuracy means nothing" in (tmp_path / "noise" / "README.md").read_text()
+
+
+class Listener:
+    """Remembers which steps began, and how far each of them came."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[tuple[int, int]]] = {}
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Tell]:
+        told = self.steps[title] = []
+        yield lambda done, total: told.append((done, total))
+
+
+def test_long_steps_tell_how_far_they_are(tmp_path):
+    listener = Listener()
+    changed = recipe(prune={"score": "snip", "batches": 3, "batch_size": 8})
+    run(changed, tmp_path / "told", progress=listener)
+    measured = [f"measure {moment}" for moment in MOMENTS]
+    assert list(listener.steps) == [
+        "open", measured[0], "initialise", measured[1], "prune", measured[2], "isometry", measured[3],
+        "train sparse", "train dense", "save", "load back",
+    ]  # fmt: skip
+    for title in (*measured, "prune", "isometry", "train sparse", "train dense"):
+        told = listener.steps[title]
+        assert told[-1][0] == told[-1][1], title
+        assert told == sorted(told), title
+    assert listener.steps["prune"][0] == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        # closed gates: SNIP would prune whole branches in silence
+        ({"init": {"gates": "keep"}}, FindingFailed, r"dead_weights at .* and \d+ more is .*open the gates"),
+        ({"verify": {"mean_jsv": {"low": 50, "high": 60, "required": True}}}, FindingFailed, "mean_jsv"),
+        ({"train": {"epochs": 1, "lr": 1e18}}, BadInput, r"the loss is (nan|inf) in epoch 1"),
+        ({"model": {"ref": "timm:test_resnot"}}, BadInput, "did you mean test_resnet"),
+        ({"data": {"source": {"name": "fashion_mnist", "folder": "no/where"}}}, DataError, "no/where"),
+        ({"device": "cuda"}, BadInput, "no CUDA device"),
+    ],
+    ids=["gates", "finding", "loss", "model", "data", "device"],
+)
+def test_a_failure_leaves_nothing_behind(tmp_path, changes, error, message):
+    if "device" in changes and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    listener = Listener()
+    with pytest.raises(error, match=message):
+        run(recipe(**changes), tmp_path / "a" / "b", progress=listener)
+    assert not list(tmp_path.iterdir())
+    if error is FindingFailed:
+        assert not any(title.startswith("train") for title in listener.steps)
+
+
+def test_a_folder_is_replaced_only_when_the_new_one_is_whole(finished, tmp_path):
+    library, folder, _ = finished
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(FolderExists):
+        run(recipe(library), folder)
+    with pytest.raises(FindingFailed):
+        run(
+            recipe(library, verify={"mean_jsv": {"low": 99, "required": True, "high": 100}}),
+            folder,
+            force=True,
+        )
+    assert files(folder) == FILES
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_config_that_makes_another_network_is_found_out(tmp_path, monkeypatch):
+    """The tensors fit, the activation does not: only the outputs can tell."""
+    adapter = adapters.get("timm")
+    inner = adapter.rebuild
+
+    def other(folder: Path) -> nn.Module:
+        model = copy.deepcopy(inner(folder))
+        for module in model.modules():
+            for name, child in module.named_children():
+                if isinstance(child, nn.ReLU):
+                    setattr(module, name, nn.Tanh())
+        return model
+
+    monkeypatch.setattr(adapter, "rebuild", other)
+    with pytest.raises(CheckpointError, match=r"outputs of the loaded model differ .* makes another network"):
+        run(recipe(), tmp_path / "other")
+    assert not list(tmp_path.iterdir())
