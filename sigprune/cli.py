@@ -142,6 +142,7 @@ def spectrum(
         str, typer.Option(help="initialisers to compare, with commas between")
     ] = "orthogonal,kaiming",
     data: Annotated[str, typer.Option(help="data set")] = "digits",
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
     pretrained: Pretrained = False,
     seed: Seed = 0,
@@ -154,7 +155,8 @@ def spectrum(
     from sigprune.cli_tables import print_json, print_signal, stdout
     from sigprune.experiment_survey import spectra_under
 
-    given = [f"data.source={data}", f"measure.examples={examples}", *(settings or ())]
+    chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
+    given = [*chosen, f"measure.examples={examples}", *(settings or ())]
     recipe = _recipe(model, pretrained, seed, given)
     names = [name.strip() for name in init.split(",") if name.strip()]
     moments = spectra_under(recipe, names, watch(quiet=quiet))

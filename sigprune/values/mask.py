@@ -47,7 +47,7 @@ class Mask:
     @property
     def kept(self) -> int:
         """Number of kept entries."""
-        return sum(int(t.sum()) for t in self.keep.values())
+        return sum(int(t.count_nonzero()) for t in self.keep.values())
 
     @property
     def total(self) -> int:
@@ -61,7 +61,7 @@ class Mask:
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Weight name -> (kept, total)."""
-        return {name: (int(t.sum()), t.numel()) for name, t in self.keep.items()}
+        return {name: (int(t.count_nonzero()), t.numel()) for name, t in self.keep.items()}
 
     def __and__(self, other: Mask) -> Mask:
         """Entries kept by both; the masks must have the same names."""

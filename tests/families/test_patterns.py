@@ -23,8 +23,21 @@ def test_contract(name, tied, count):
     assert keep.dtype is torch.bool
     assert int(keep.sum()) == count
     assert torch.equal(keep, select(name, scores, count))
-    if not tied and 0 < count < 120:
-        assert scores[keep].min() > scores[~keep].max()
+
+
+@pytest.mark.parametrize("name", patterns.names())
+def test_what_an_earlier_round_removed_stays_removed(name):
+    scores = torch.rand(4, 5, 6, generator=generator(0, "test", "scores"))
+    first = select(name, scores, 60)
+    second = select(name, scores.masked_fill(~first, -torch.inf), 30)
+    assert not (second & ~first).any()
+
+
+@pytest.mark.parametrize("count", [1, 59, 119])
+def test_unstructured_keeps_the_highest(count):
+    scores = torch.rand(4, 5, 6, generator=generator(0, "test", "scores"))
+    keep = select("unstructured", scores, count)
+    assert scores[keep].min() > scores[~keep].max()
 
 
 def test_ties_are_not_broken_by_position():

@@ -15,8 +15,8 @@ def allocate(ranking: Ranking) -> dict[str, int]:
     if ranking.budget == 0:
         return dict.fromkeys(ranking.scores, 0)
     limit, wanted = threshold(flatten(ranking.scores), ranking.budget)
-    above = {name: int((score > limit).sum()) for name, score in ranking.scores.items()}
-    tied = torch.tensor([int((score == limit).sum()) for score in ranking.scores.values()])
+    above = {name: int((score > limit).count_nonzero()) for name, score in ranking.scores.items()}
+    tied = torch.tensor([int((score == limit).count_nonzero()) for score in ranking.scores.values()])
     chosen = pick(wanted, int(tied.sum()), ranking.generator)
     owner = torch.bucketize(chosen, tied.cumsum(0), right=True)
     extra = torch.bincount(owner, minlength=len(tied)).tolist()

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Pattern(Protocol):
     """A member: ``select(scores, count, generator, *, options)`` returns a boolean CPU tensor, True = keep.
 
-    ``scores`` has the weight's stored shape. Exactly ``count`` entries are kept; ties are broken by the
-    generator.
+    ``scores`` has the weight's stored shape, with minus infinity where an entry was removed earlier: there is
+    enough left, and it stays removed. Exactly ``count`` entries are kept; ties are broken by the generator.
     """
 
     PAPER: str
