@@ -23,7 +23,6 @@ from sigprune.effects.training import TrainPlan, evaluate, fit
 from sigprune.experiment_setting import Setting, open_setting
 from sigprune.recipe import Recipe, load_recipe
 from sigprune.values.mask import Mask
-from sigprune.values.operator import jacobian
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.checkpoint import load, save
@@ -121,8 +120,8 @@ class _Experiment:
     def look(self, moment: str) -> Spectrum:
         """Measure the Jacobian's singular values on a fixed few training examples."""
         with self.step(f"measure {moment}") as tell:
-            operator = jacobian(self.view, self.setting.examples("measure", self.recipe.measure.examples))
-            spectrum = measure(operator, self.recipe.measure.method, seed=self.recipe.seed, report=tell)
+            operator, method = self.setting.operator(), self.recipe.measure.method
+            spectrum = measure(operator, method, seed=self.recipe.seed, report=tell)
         self.signal.append(facts.of_spectrum(moment, spectrum))
         return spectrum
 

@@ -11,6 +11,7 @@ from sigprune.base.seeds import generator
 from sigprune.effects.training import Split
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
+from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
 from sigprune.verbs.fitting import fit_to_view
 from sigprune.verbs.opening import class_args, describe, open_model
@@ -29,6 +30,11 @@ class Setting:
         images, labels = self.data.train
         rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))[:count]
         return fit_to_view(images[rows], self.view, self.recipe.data.size), labels[rows]
+
+    def operator(self) -> Operator:
+        """The Jacobian at the measured examples; batch statistics would couple them: fresh ones serve."""
+        view = self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
+        return jacobian(view, self.examples("measure", self.recipe.measure.examples))
 
     def train(self) -> Split:
         """The whole train split."""

@@ -13,7 +13,6 @@ from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting
 from sigprune.families.inits import inits
 from sigprune.recipe import Recipe
-from sigprune.values.operator import jacobian
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
 from sigprune.verbs.initialising import reinit_
@@ -68,14 +67,13 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
     steps = [inits.resolve(name) for name in names]
     with progress.step("open"):
         setting = open_setting(recipe)
-    view, (batch, _) = setting.view, setting.examples("measure", recipe.measure.examples)
     moments = []
     for step in (None, *steps):
         title = "as opened" if step is None else f"after {step.name}"
         if step is not None:
-            reinit_(view, step, seed=recipe.seed)
+            reinit_(setting.view, step, seed=recipe.seed)
         with progress.step(f"measure {title}") as tell:
-            spectrum = measure(jacobian(view, batch), recipe.measure.method, seed=recipe.seed, report=tell)
+            spectrum = measure(setting.operator(), recipe.measure.method, seed=recipe.seed, report=tell)
         moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))
     return moments
 

@@ -92,6 +92,7 @@ class Recipe(Section):
         if _value(data, "model", "pretrained") is True:
             filled.setdefault("isometry", None)
             filled["init"] = _with(filled.get("init", {}), "method", None)
+            filled["model"] = _with(filled["model"], "batchnorm", "eval")
         size = _value(data, "data", "batch_size")
         prune = filled.get("prune", {})
         if isinstance(prune, Mapping) and prune.get("batch_size") is None:

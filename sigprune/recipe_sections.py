@@ -102,7 +102,9 @@ class Model(Section):
         ref: ``timm:NAME``, ``transformers:TYPE``, ``torch:import.path``, a Hub id or a local folder.
         pretrained: start from trained weights.
         args: arguments of the architecture.
-        batchnorm: statistics that BatchNorm uses while scoring and measuring (Lee et al. 2020: fresh).
+        batchnorm: statistics that BatchNorm uses while scoring and measuring: ``fresh`` (Lee et al. 2020),
+            ``eval``: the stored ones (the default if ``pretrained``), or ``batch`` (measuring then uses fresh
+            ones: those of a batch would couple the examples).
     """
 
     ref: str = Field(min_length=1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,23 @@ def test_tables_are_plain_text_in_a_pipe(capsys):
     assert "\x1b" not in out
     assert all(line == line.rstrip() for line in out.splitlines())
     assert len([line for line in out.splitlines() if line.startswith("snip")]) == 1
+
+
+def test_shipped_recipes_run_by_name_from_a_wheel(tmp_path):
+    source, site = Path(sigprune.__file__).parents[1], tmp_path / "site"
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", "dist"]
+    subprocess.run([*build, str(source)], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(site)
+    code = "import sigprune.cli; print(sigprune.__file__); sigprune.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "quickstart", *SMALL],
+        cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": str(site)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.startswith(str(site)), done.stderr
+    assert "written to runs/quickstart-" in done.stdout
 
 
 def test_list_models_takes_a_pattern(capsys):

@@ -153,6 +153,18 @@ def test_data_without_a_test_split(tmp_path):
     assert "accuracy means nothing" in (tmp_path / "noise" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("mode", ["eval", "batch"])
+def test_every_mode_of_batchnorm_scores_and_is_measured(tmp_path, mode):
+    """Fresh networks have fresh statistics, so that only the score of ``batch`` differs."""
+    model = {"ref": "timm:test_resnet", "args": {"in_chans": 1}}
+    settings = {"train": {"epochs": 0}, "baselines": []}
+    fresh = run(recipe(model=model, **settings), tmp_path / "fresh").facts
+    other = run(recipe(model={**model, "batchnorm": mode}, **settings), tmp_path / mode).facts
+    assert [m["moment"] for m in other["signal"]] == MOMENTS
+    assert other["signal"][1] == fresh["signal"][1]
+    assert (other["mask"]["digest"] == fresh["mask"]["digest"]) == (mode == "eval")
+
+
 class Listener:
     """Remembers which steps began, and how far each of them came."""
 
