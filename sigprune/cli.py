@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +101,7 @@ def prune(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """The same for a model by name, without a recipe file (defaults: see `sigprune list`)."""
+    """The same for a model by name, without a recipe file; recipe.yaml in the folder shows all defaults."""
     chosen: dict[str, str | int | float | None] = {
         "prune.sparsity": sparsity,
         "prune.score": score,
@@ -218,6 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if "--quiet" in given or "-q" in given or not sys.stderr.isatty():
+        # read by huggingface_hub, transformers and datasets when they are imported
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: temporary folders vanish
     try:
         code = app(args=[a for a in given if a != "--debug"], prog_name="sigprune", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -226,11 +236,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1, debug)
     except FolderExists as error:
         return _fail(f"{error} (--force replaces it)", 2, debug)
-    except (BadInput, PermissionError) as error:
+    except (BadInput, OSError) as error:
         return _fail(str(error), 2, debug)
     except _USAGE as error:
         return _fail(error.format_message(), 2, debug)
     return code if isinstance(code, int) else 0
+
+
+def _end(number: int, frame: object) -> None:
+    """What a batch system's time limit does."""
+    del frame
+    raise SystemExit(128 + number)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

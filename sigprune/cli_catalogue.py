@@ -57,7 +57,7 @@ def _member(member: Member) -> Row:
 
 def _option(option: Option) -> str:
     value = "" if option.required else f" = {'null' if option.default is None else option.default}"
-    return f"{option.name}: {option.annotation}{value}"
+    return f"{option.name}: {option.type}{value}"
 
 
 def _recipes() -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +11,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from sigprune.base.errors import CheckpointError
+from sigprune.base.errors import CheckpointError, Diverged
 from sigprune.base.family import Plain, Step
 from sigprune.base.folders import new_folder
 from sigprune.base.progress import Progress, SilentProgress, Tell
 from sigprune.effects import facts
 from sigprune.effects.card import card
+from sigprune.effects.determinism import deterministic
 from sigprune.effects.figures import draw
 from sigprune.effects.report import Report
-from sigprune.effects.training import TrainPlan, evaluate, fit
+from sigprune.effects.training import evaluate, fit
 from sigprune.experiment_setting import Setting, open_setting
 from sigprune.recipe import Recipe, load_recipe
+from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
@@ -31,6 +35,9 @@ from sigprune.verbs.isometry import restore_
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.pruning import Method, Pruned, apply_, choose_mask
 from sigprune.verbs.verifying import Evidence, judge
+
+REPORT = "report.json"
+"""Its presence shows that a folder was written by a run."""
 
 
 def run(
@@ -48,7 +55,7 @@ def run(
         recipe: a Recipe, the name of a shipped one, or the path of a YAML file.
         out: the folder to make: ``config.json``, ``model.safetensors``, ``model.sparse.safetensors``,
             ``recipe.yaml``, ``report.json``, ``README.md`` and figures.
-        force: replace an ``out`` that is not empty.
+        force: replace an ``out`` that an earlier run wrote.
         progress: told what is going on; silent by default.
 
     Returns:
@@ -73,7 +80,7 @@ def run(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    with new_folder(out, replace=force) as folder:
+    with new_folder(out, replace=REPORT if force else None) as folder:
         return _Experiment(recipe, progress or SilentProgress()).carry_out(folder)
 
 
@@ -85,6 +92,7 @@ class _Experiment:
     progress: Progress
     told: dict[str, Plain] = field(default_factory=dict)
     signal: list[Plain] = field(default_factory=list)
+    findings: list[Plain] = field(default_factory=list)
     scores: dict[str, Plain] = field(default_factory=dict)
     seconds: dict[str, Plain] = field(default_factory=dict)
     setting: Setting = field(init=False)
@@ -95,8 +103,16 @@ class _Experiment:
         with self.step("open"):
             self.setting = open_setting(self.recipe)
             self.view = self.setting.view
+        with deterministic(next(self.view.module.parameters()).device, full_precision=True):
+            dense, mask = self.sculpt()
+        self.train_both(mask, dense)
+        return self.write(folder, mask)
+
+    def sculpt(self) -> tuple[View | None, Mask]:
+        """All that comes before training; also the dense twin, if it is a baseline."""
         self.look("as opened")
         self.initialise()
+        judge(Evidence(self.view, self.measured()), self.recipe.bounds(), "after init").require()
         dense = self.twin() if "dense" in self.recipe.baselines else None
         pruned = self.prune()
         spectrum = self.look("after pruning")
@@ -104,8 +120,7 @@ class _Experiment:
         if self.recipe.isometry is not None:
             spectrum = self.restore(self.recipe.isometry, pruned.mask)
         self.judge(spectrum, pruned)
-        self.train_both(pruned.mask, dense)
-        return self.write(folder, pruned.mask)
+        return dense, pruned.mask
 
     def initialise(self) -> None:
         """Fresh values, gates opened; nothing to look at again if nothing changed."""
@@ -131,8 +146,7 @@ class _Experiment:
         method = Method(plan.score, plan.allocation, plan.pattern, plan.schedule, plan.objective)
         everything = len(self.setting.data.train[1])
         count = everything if plan.batches == "all" else int(plan.batches) * plan.batch_size
-        inputs, labels = self.setting.examples("prune", count)
-        batches = list(zip(inputs.split(plan.batch_size), labels.split(plan.batch_size), strict=True))
+        batches = self.setting.batches("prune", count, plan.batch_size)
         with self.step("prune") as tell:
             pruned = choose_mask(
                 self.view, plan.sparsity, method, batches, seed=self.recipe.seed, report=tell
@@ -151,11 +165,14 @@ class _Experiment:
 
     def judge(self, spectrum: Spectrum, pruned: Pruned) -> None:
         """Stop here if the network is not worth training."""
-        batch = self.setting.examples("measure", self.recipe.measure.examples)
-        evidence = Evidence(self.view, batch, spectrum, pruned.mask, pruned.dead)
+        evidence = Evidence(self.view, self.measured(), spectrum, pruned.mask, pruned.dead)
         findings = judge(evidence, self.recipe.bounds(), "before training")
-        self.told["findings"] = [facts.of_finding(f) for f in findings]
+        self.findings += [facts.of_finding(f) for f in findings]
         findings.require()
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """The examples that the Jacobian is measured at."""
+        return self.setting.examples("measure", self.recipe.measure.examples)
 
     def twin(self) -> View:
         """The network as it is now, apart from the one that will be pruned."""
@@ -164,7 +181,12 @@ class _Experiment:
     def train_both(self, mask: Mask, dense: View | None) -> None:
         """The sparse network, then the dense baseline under the same plan from the same initial values."""
         self.told["training"] = {"epochs": self.fit("train sparse", self.view, mask)}
-        self.told["dense"] = {"epochs": self.fit("train dense", dense, None)} if dense else None
+        try:
+            self.told["dense"] = {"epochs": self.fit("train dense", dense, None)} if dense else None
+        except Diverged as error:  # no reason to lose the sparse network
+            dense, self.told["dense"] = None, None
+            lost = Finding("dense_baseline", "training", math.nan, 0.0, math.inf, remedy=str(error))
+            self.findings.append(facts.of_finding(lost))
         test = self.setting.test()
         if test is not None:
             self.scores |= {
@@ -176,12 +198,11 @@ class _Experiment:
 
     def fit(self, title: str, view: View, mask: Mask | None) -> list[Plain]:
         """Train one network; no epochs, no rows."""
-        recipe, setting = self.recipe, self.setting
-        plan = TrainPlan(**recipe.train.model_dump(), batch_size=recipe.data.batch_size, device=recipe.device)
+        setting, plan = self.setting, self.setting.plan()
         if plan.epochs == 0:
             return []
         with self.step(title) as tell:
-            rows = fit(view, mask, setting.train(), setting.test(), plan, seed=recipe.seed, report=tell)
+            rows = fit(view, mask, setting.train(), setting.test(), plan, seed=self.recipe.seed, report=tell)
         return [dict(row) for row in rows]
 
     def write(self, folder: Path, mask: Mask) -> Report:
@@ -197,7 +218,8 @@ class _Experiment:
             "schema": 1,
             "recipe": recipe.resolved(),
             "digest": recipe.digest,
-            "versions": facts.of_versions(),
+            "versions": facts.of_versions(next(self.view.module.parameters()).device),
+            "findings": self.findings,
             "signal": self.signal,
             "mask": facts.of_mask(self.view, mask),
             "evaluation": self.scores,
@@ -205,7 +227,7 @@ class _Experiment:
             "timing": {"seconds": self.seconds},
         })
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-        (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
+        (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
         draw(report, folder)
         (folder / "README.md").write_text(card(report), encoding="utf-8")
         return report

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import DataError, one_line
 from sigprune.base.seeds import generator
-from sigprune.effects.training import Split
+from sigprune.effects.training import Split, TrainPlan, device_of
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
-from sigprune.verbs.fitting import fit_to_view
+from sigprune.verbs.fitting import Batches, Fitted
 from sigprune.verbs.opening import class_args, describe, open_model
 
 
@@ -25,11 +27,15 @@ class Setting:
     view: View
     data: Data
 
-    def examples(self, purpose: str, count: int) -> Split:
+    def batches(self, purpose: str, count: int, size: int) -> Batches:
         """A fixed random choice of training examples, one per purpose."""
         images, labels = self.data.train
         rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))[:count]
-        return fit_to_view(images[rows], self.view, self.recipe.data.size), labels[rows]
+        return Batches(self._fitted(images[rows]), labels[rows], size)
+
+    def examples(self, purpose: str, count: int) -> tuple[Tensor, Tensor]:
+        """Such a choice as one batch."""
+        return next(iter(self.batches(purpose, count, count)))
 
     def operator(self) -> Operator:
         """The Jacobian at the measured examples; batch statistics would couple them: fresh ones serve."""
@@ -38,28 +44,62 @@ class Setting:
 
     def train(self) -> Split:
         """The whole train split."""
-        images, labels = self.data.train
-        return fit_to_view(images, self.view, self.recipe.data.size), labels
+        return self._fitted(self.data.train[0]), self.data.train[1]
 
     def test(self) -> Split | None:
         """The whole test split, if there is one."""
-        if self.data.test is None:
-            return None
-        images, labels = self.data.test
-        return fit_to_view(images, self.view, self.recipe.data.size), labels
+        return None if self.data.test is None else (self._fitted(self.data.test[0]), self.data.test[1])
+
+    def plan(self) -> TrainPlan:
+        """How to train."""
+        recipe = self.recipe
+        return TrainPlan(**recipe.train.model_dump(), batch_size=recipe.data.batch_size, device=recipe.device)
+
+    def _fitted(self, images: Tensor) -> Fitted:
+        return Fitted(images, self.view, self.recipe.data.size)
 
 
 def open_setting(recipe: Recipe) -> Setting:
-    """Data first: the model takes its number of classes from it, unless the recipe names one."""
+    """Data first: the model takes its number of classes from it, unless the recipe names one.
+
+    What would stop the run after hours is looked at here.
+
+    Raises:
+        BadInput: a device, precision, data set, model or argument that cannot be used.
+        DataError: the model does not take the data.
+    """
     source, model, plan = recipe.data.source, recipe.model, recipe.prune
+    device = device_of(recipe.device, recipe.train.precision)
     data = datasets.choose(source).member.load(**source.options)
     args = class_args(model.ref, len(data.classes)) | dict(model.args)
     module = open_model(model.ref, pretrained=model.pretrained, args=args, seed=recipe.seed)
-    view = describe(module.to(_device(recipe.device)), batchnorm=model.batchnorm)
-    return Setting(recipe, view.select(include=plan.include, exclude=plan.exclude, biases=plan.biases), data)
+    view = describe(module.to(device), batchnorm=model.batchnorm)
+    view = view.select(include=plan.include, exclude=plan.exclude, biases=plan.biases)
+    setting = Setting(recipe, view, data)
+    _check(setting)
+    return setting
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def _check(setting: Setting) -> None:
+    """One forward pass: the model takes the images, and has an output for every class."""
+    view, data = setting.view, setting.recipe.data
+    inputs, _ = setting.examples("check", 2)
+    try:
+        with torch.no_grad():
+            output = view.forward({}, view.read(inputs))
+    except Exception as error:  # whatever the model raises for a size that it cannot take
+        raise DataError(
+            f"{view.architecture} does not take inputs of shape {tuple(inputs.shape[1:])}: "
+            f"{one_line(error)}; set data.size, or the model's own size (model.args.img_size of timm, "
+            "image_size of transformers)"
+        ) from error
+    classes = len(setting.data.classes)
+    if output.dim() != 2 or output.shape[1] < classes:
+        raise DataError(
+            f"the data have {classes} classes, but {view.architecture} gives an output of shape "
+            f"{tuple(output.shape[1:])}; leave out the number of classes, or give the model a classifier"
+        )
+    if data.batch_size == 1 and any(isinstance(m, _BatchNorm) for m in view.module.modules()):
+        raise DataError(
+            "data.batch_size: BatchNorm cannot train on one example at a time; expected 2 or more"
+        )

@@ -13,6 +13,7 @@ from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting
 from sigprune.families.inits import inits
 from sigprune.recipe import Recipe
+from sigprune.values.mask import Mask
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
 from sigprune.verbs.initialising import reinit_
@@ -46,7 +47,7 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
         "library": view.library,
         "architecture": view.architecture,
         "parameters": total,
-        "prunable": sum(w.count for w in view.weights if w.name in view.prunable),
+        "prunable": Mask.dense(view.prunable_shapes()).total,
         "weights": [_weight(view, weight, total) for weight in view.weights],
         "skipped": dict(skipped),
         "gates": [{"name": g.name, "value": g.value, "closed": g.closed} for g in view.gates],
@@ -54,10 +55,10 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
 
 
 def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> list[Moment]:
-    """Singular values of the Jacobian as opened, and after each initialiser with open gates.
+    """Singular values of the Jacobian as opened, and after each initialiser.
 
     Args:
-        recipe: model, data, measure and seed are read.
+        recipe: model, data, measure, gates and seed are read.
         names: members of the inits family.
         progress: told about each measurement.
 
@@ -71,7 +72,7 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
     for step in (None, *steps):
         title = "as opened" if step is None else f"after {step.name}"
         if step is not None:
-            reinit_(setting.view, step, seed=recipe.seed)
+            reinit_(setting.view, step, seed=recipe.seed, gates=recipe.init.gates)
         with progress.step(f"measure {title}") as tell:
             spectrum = measure(setting.operator(), recipe.measure.method, seed=recipe.seed, report=tell)
         moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))

@@ -88,7 +88,9 @@ class Recipe(Section):
         """Defaults that depend on another section."""
         if not isinstance(data, Mapping):
             return data
-        filled = dict(data)
+        filled = {
+            k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in data.items()
+        }
         if _value(data, "model", "pretrained") is True:
             filled.setdefault("isometry", None)
             filled["init"] = _with(filled.get("init", {}), "method", None)
@@ -128,6 +130,9 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The canonical text of :meth:`resolved`."""
         return dumps(self.resolved())
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @property
     def digest(self) -> str:

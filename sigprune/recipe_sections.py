@@ -78,8 +78,12 @@ def _plain_step(step: Step) -> dict[str, Plain]:
     return {"name": step.name, **step.options}
 
 
+MOST = 2**31 - 1
+"""No count is larger: a tensor could not be indexed by it."""
+
+
 def _count_or_all(value: object) -> object:
-    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST):
         raise ValueError(f"prune.batches: expected an integer >= 1 or 'all', got {shown(value)}")
     return value
 
@@ -123,8 +127,8 @@ class Data(Section):
     """
 
     source: Annotated[Step, Choose(datasets, "data.source", "digits")] = Step("digits")
-    size: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    size: int | None = Field(default=None, ge=1, le=MOST)
+    batch_size: int = Field(default=64, ge=1, le=MOST)
 
 
 class Init(Section):
@@ -149,7 +153,7 @@ class Measure(Section):
     """
 
     method: Annotated[Step, Choose(spectra, "measure.method", "exact")] = Step("exact")
-    examples: int = Field(default=8, ge=1)
+    examples: int = Field(default=8, ge=1, le=MOST)
 
 
 class Bounds(Section):
@@ -196,7 +200,7 @@ class Prune(Section):
     pattern: Annotated[Step, Choose(patterns, "prune.pattern", "unstructured")] = Step("unstructured")
     schedule: Annotated[Step, Choose(schedules, "prune.schedule")] = Field(default=cast(Step, None))
     batches: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 1
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=MOST)
     include: Names = ("*",)
     exclude: Names = ()
     biases: bool = False
@@ -212,9 +216,10 @@ class Prune(Section):
     @classmethod
     def _own_schedule(cls, value: object, info: ValidationInfo) -> object:
         score = info.data.get("score")
-        if value is None and isinstance(score, Step):
-            return scores.read(score.name).facts.get("SCHEDULE", "oneshot")
-        return "oneshot" if value is None else value
+        own = scores.read(score.name).facts["SCHEDULE"] if isinstance(score, Step) else "oneshot"
+        if isinstance(value, Mapping):
+            return {"name": own, **value}
+        return own if value is None else value
 
 
 class Train(Section):

@@ -62,6 +62,8 @@ def loads(text: str, origin: str) -> Plain:
     """
     try:
         return cast(Plain, yaml.load(text, _Loader))  # a SafeLoader
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, endless nesting
+        raise RecipeError(f"{origin}: not valid YAML: {error}") from error
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)

@@ -163,7 +163,7 @@ def test_list_shows_families_members_options_and_recipes(capsys):
         members = json.loads(call(capsys, "list", family, "--json")[1])
         assert all(row["summary"].endswith((".", "]")) for row in members), family
     rows = {row["name"]: row for row in json.loads(call(capsys, "list", "schedules", "--json")[1])}
-    assert rows["exponential"]["options"] == ["rounds: int = 100"]
+    assert rows["exponential"]["options"] == ["rounds: int >= 1 = 100"]
     assert "quickstart" in {row["name"] for row in json.loads(call(capsys, "list", "recipes", "--json")[1])}
     found = json.loads(call(capsys, "list", "scores", "s*", "--json")[1])
     assert {row["name"] for row in found} >= {"snip", "synflow"}
@@ -284,6 +284,19 @@ def test_a_folder_is_replaced_only_on_request(finished, capsys, monkeypatch):
     document = json.loads(out)
     assert (document["schema"], document["folder"]) == (1, str(folder.relative_to(place)))
     assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    for out in ("thesis", ".", "thesis/thesis.txt", "/"):
+        code, _, err = call(capsys, "run", "quickstart", *SMALL, "--out", out, "--force")
+        assert code == 2
+        assert err.count("\n") == 1
+        assert "--force" not in err
+    assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
 
 
 def test_inspect_reads_the_folder_back(finished, capsys):

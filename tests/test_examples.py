@@ -14,7 +14,7 @@ import sigprune
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(sigprune.__path__, "sigprune.") if "__main__" not in m.name
 )
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.mark.parametrize("name", MODULES)

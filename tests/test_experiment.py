@@ -12,7 +12,8 @@ import timm
 import torch
 from torch import nn
 
-from sigprune.base.errors import BadInput, CheckpointError, DataError, FindingFailed, FolderExists
+from sigprune import experiment
+from sigprune.base.errors import BadInput, CheckpointError, DataError, Diverged, FindingFailed, FolderExists
 from sigprune.base.progress import Tell
 from sigprune.base.tensors import digest
 from sigprune.effects.report import Report
@@ -199,12 +200,49 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
         # closed gates: SNIP would prune whole branches in silence
         ({"init": {"gates": "keep"}}, FindingFailed, r"dead_weights at .* and \d+ more is .*open the gates"),
         ({"verify": {"mean_jsv": {"low": 50, "high": 60, "required": True}}}, FindingFailed, "mean_jsv"),
-        ({"train": {"epochs": 1, "lr": 1e18}}, BadInput, r"the loss is (nan|inf) in epoch 1"),
+        ({"train": {"epochs": 1, "lr": 1e18}}, Diverged, r"the loss is (nan|inf) in epoch 1"),
         ({"model": {"ref": "timm:test_resnot"}}, BadInput, "did you mean test_resnet"),
         ({"data": {"source": {"name": "fashion_mnist", "folder": "no/where"}}}, DataError, "no/where"),
         ({"device": "cuda"}, BadInput, "no CUDA device"),
+        # what would otherwise stop the run after hours, or with a traceback
+        ({"train": {"precision": "fp16"}, "device": "cpu"}, BadInput, "fp16 needs a CUDA device"),
+        ({"init": {"method": {"name": "orthogonal", "gain": 1e30}}}, FindingFailed, "finite_output"),
+        (
+            {"model": {"ref": "transformers:vit", "args": VIT}, "data": {"size": 16}},
+            DataError,
+            r"does not take inputs of shape \(1, 16, 16\): .*set data.size, or the model's own size",
+        ),
+        (
+            {"model": {"ref": "timm:test_resnet", "args": {"in_chans": 1, "num_classes": 5}}},
+            DataError,
+            "the data have 10 classes, but test_resnet gives an output of shape",
+        ),
+        (
+            {
+                "model": {
+                    "ref": "torch:torch.nn.Conv3d",
+                    "args": {"in_channels": 1, "out_channels": 2, "kernel_size": 3},
+                }
+            },
+            DataError,
+            "takes inputs of 1 x 32 x 32 x 32",
+        ),
+        ({"data": {"batch_size": 1, "size": 16}}, DataError, "BatchNorm cannot train on one example"),
     ],
-    ids=["gates", "finding", "loss", "model", "data", "device"],
+    ids=[
+        "gates",
+        "finding",
+        "loss",
+        "model",
+        "data",
+        "device",
+        "precision",
+        "overflow",
+        "size",
+        "classes",
+        "volume",
+        "batch of one",
+    ],
 )
 def test_a_failure_leaves_nothing_behind(tmp_path, changes, error, message):
     if "device" in changes and torch.cuda.is_available():
@@ -215,6 +253,22 @@ def test_a_failure_leaves_nothing_behind(tmp_path, changes, error, message):
     assert not list(tmp_path.iterdir())
     if error is FindingFailed:
         assert not any(title.startswith("train") for title in listener.steps)
+
+
+def test_a_dense_baseline_that_diverges_costs_no_sparse_network(tmp_path, monkeypatch):
+    inner = experiment.fit
+
+    def diverging(view, mask, *arguments, **options):
+        if mask is None:
+            raise Diverged("training: the loss is nan in epoch 1")
+        return inner(view, mask, *arguments, **options)
+
+    monkeypatch.setattr(experiment, "fit", diverging)
+    report = run(recipe(), tmp_path / "out")
+    assert report.dense_test_accuracy is None
+    assert report.test_accuracy == report.reloaded_test_accuracy
+    lost = report.failed[-1]
+    assert (lost["name"], lost["remedy"]) == ("dense_baseline", "training: the loss is nan in epoch 1")
 
 
 def test_a_folder_is_replaced_only_when_the_new_one_is_whole(finished, tmp_path):

@@ -37,6 +37,10 @@ from sigprune.base.tensors import digest
 model = open_model(sys.argv[1], pretrained=True)
 print(type(model).__name__, digest(model.state_dict()))
 """
+VIT = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
 
 
 def client(environment: dict[str, str], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -95,10 +99,9 @@ def test_a_data_set_that_cannot_be_fetched_is_one_line(tmp_path):
     ("library", "architecture", "args"),
     [
         ("timm", "test_resnet", {"num_classes": 7}),
-        ("transformers", "vit", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                                 "intermediate_size": 64, "image_size": 32, "patch_size": 8}),
+        ("transformers", "vit", VIT),
     ],
-)  # fmt: skip
+)
 def test_a_model_of_either_library_by_its_hub_id(tmp_path, library, architecture, args):
     model = adapters.get(library).build(architecture, args)
     folder = tmp_path / "models" / "someone" / "model"
@@ -113,14 +116,18 @@ def test_a_model_of_either_library_by_its_hub_id(tmp_path, library, architecture
     assert "BadInput: someone/modle: cannot read its config.json" in unknown.stderr
 
 
-def test_a_pickle_on_the_hub_is_refused_by_transformers_models(tmp_path):
-    model = adapters.get("transformers").build("vit", {"hidden_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8})  # fmt: skip
+@pytest.mark.parametrize(
+    ("library", "architecture", "args"), [("timm", "test_resnet", {}), ("transformers", "vit", VIT)]
+)
+def test_a_repository_with_pickles_only_is_refused(tmp_path, library, architecture, args):
+    model = adapters.get(library).build(architecture, args)
     folder = tmp_path / "models" / "someone" / "pickled"
     folder.mkdir(parents=True)
-    adapters.get("transformers").write_config(model, folder)
+    adapters.get(library).write_config(model, folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with serving(tmp_path) as environment:
-        done = client(environment, OPEN, "someone/pickled")
-    assert done.returncode == 1
-    assert "BadInput: someone/pickled: cannot load pretrained weights" in done.stderr
+        for name in ("someone/pickled", str(folder)):
+            done = client(environment, OPEN, name)
+            assert done.returncode == 1
+            assert done.stderr.splitlines()[-1].startswith("sigprune.base.errors.BadInput: "), done.stderr
+            assert "safetensors" in done.stderr.splitlines()[-1]

@@ -13,6 +13,7 @@ import pytest
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
 from sigprune.base.family import Step
 from sigprune.recipe import FINDINGS, Recipe, load_recipe, override, parse_recipe, shipped
+from sigprune.recipe_sections import Model
 from sigprune.recipe_text import dumps, loads
 
 MODEL = {"model": {"ref": "timm:test_resnet"}}
@@ -63,8 +64,8 @@ def test_an_unknown_key_names_its_path_and_the_nearest_key(setting: str, message
         ("prune.batches=0", "prune.batches: expected an integer >= 1"),
         ("prune.include=conv", "prune.include: expected a list, got 'conv' (str)"),
         ("prune.score=3", "prune.score: expected the name of a score"),
-        ("prune.schedule.rounds=3", "prune.schedule: expected the name of a schedule"),
-        ("init.method.gain=two", "init.method.orthogonal.gain: expected float, got 'two' (str)"),
+        ("prune.schedule.rounds=3", "prune.schedule.oneshot: it takes no options"),
+        ("init.method.gain=two", "init.method.orthogonal.gain: expected float > 0, got 'two' (str)"),
         ("seed=1.5", "seed: expected an integer, got 1.5 (float)"),
         ("seed=-1", "seed: expected a value greater than or equal to 0, got -1"),
         ("device=gpu", "device: expected 'auto', 'cpu' or 'cuda', got 'gpu' (str)"),
@@ -248,3 +249,38 @@ def test_importing_recipes_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=" + "9" * 5000, "the value of seed: not valid YAML: "),
+        ("model.args=" + "[" * 3000, "the value of model.args: not valid YAML: "),
+        ("data.batch_size=99999999999999999999999", "data.batch_size: expected a value less than or equal"),
+        (
+            "measure.method={name: exact, rows_at_once: 0}",
+            "measure.method.exact.rows_at_once: expected int >= 1",
+        ),
+        ("isometry={name: gradient_descent, lr: -1}", "isometry.gradient_descent.lr: expected float > 0"),
+        ("init.method.gain=0", "init.method.orthogonal.gain: expected float > 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_runs(setting: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("quickstart", [setting])
+    assert str(caught.value).startswith(message)
+
+
+def test_options_of_the_schedule_that_a_score_brings_along() -> None:
+    recipe = load_recipe("digits_synflow", ["prune.schedule.rounds=3"])
+    assert recipe.prune.schedule == Step("exponential", {"rounds": 3})
+
+
+def test_no_epochs_need_no_other_warm_up() -> None:
+    assert load_recipe("quickstart", ["train.epochs=0"]).train.epochs == 0
+
+
+def test_sections_may_be_given_as_objects() -> None:
+    given = {"ref": "timm:test_resnet", "pretrained": True}
+    assert parse_recipe({"model": Model(**given)}).digest == parse_recipe({"model": given}).digest
+    assert hash(parse_recipe({"model": given})) == hash(parse_recipe({"model": given}))

@@ -13,6 +13,7 @@
     │   └── UnsupportedModel a network that the adapters cannot describe
     ├── BadScores           a score gave a wrong shape, NaN or infinity
     ├── MaskViolated        a weight that the mask removed is not zero
+    ├── Diverged            training left the finite numbers: the CLI exits with 1
     └── FindingFailed       a required finding failed: the CLI exits with 1
 """
 
@@ -81,6 +82,10 @@ class MaskViolated(SigpruneError, AssertionError):
     """A weight that the mask removed is not exactly zero."""
 
 
+class Diverged(SigpruneError, ArithmeticError):
+    """The loss of a training run became NaN or infinite."""
+
+
 class FindingFailed(SigpruneError):
     """A required finding failed; the network is not worth training as it stands."""
 
@@ -101,3 +106,9 @@ def suggestion(name: str, known: Iterable[str], limit: int = 12) -> str:
     if not known:
         return "nothing is known here"
     return f"known: {', '.join(known[:limit])}" + (", ..." if len(known) > limit else "")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, for messages of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400] or type(error).__name__

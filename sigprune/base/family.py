@@ -17,16 +17,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
+from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Generic, Literal, TypeAlias, TypeVar, cast
+
+from annotated_types import Ge, Gt, Le
 
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
 
 Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
 P = TypeVar("P")
 
-_ANNOTATIONS = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "Literal": Literal}
+Count: TypeAlias = Annotated[int, Ge(1), Le(2**31 - 1)]
+"""The type of an option that counts something."""
+
+Positive: TypeAlias = Annotated[float, Gt(0)]
+"""The type of an option that scales something."""
+
+_ANNOTATIONS = {
+    "bool": bool, "int": int, "float": float, "str": str, "list": list, "Literal": Literal,
+    "Count": Count, "Positive": Positive,
+}  # fmt: skip
+_WORDS = MappingProxyType({"Count": "int >= 1", "Positive": "float > 0"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,11 @@ class Option:
     annotation: str
     default: Plain
     required: bool
+
+    @property
+    def type(self) -> str:
+        """The annotation in words."""
+        return _WORDS.get(self.annotation, self.annotation)
 
 
 @dataclass(frozen=True)
@@ -122,24 +140,24 @@ class Family(Generic[P]):
         locations = _locations(self.package)
         if name not in locations:
             raise UnknownName(self.singular, name, locations)
-        module = importlib.import_module(locations[name])
-        if not callable(getattr(module, self.entry, None)):
-            raise BadInput(f"{locations[name]} is no {self.singular}: it defines no function {self.entry}()")
+        return self._checked(importlib.import_module(locations[name]))
+
+    def _checked(self, module: ModuleType) -> P:
+        if not callable(vars(module).get(self.entry)):
+            raise BadInput(f"{module.__name__} is no {self.singular}: it defines no function {self.entry}()")
         return cast(P, module)
 
-    def resolve(self, step: str | Step | ModuleType, path: str = "") -> Step:
+    def resolve(self, step: str | Step, path: str = "") -> Step:
         """The same step with every option given a value, checked against the member's signature.
 
         Args:
-            step: a member's name, a Step, or the member itself.
+            step: a member's name, or a Step.
             path: where the step stands in a recipe; starts the error messages.
 
         Raises:
             RecipeError: an option that the member does not have, misses, or cannot take.
             UnknownName: there is no such member.
         """
-        if isinstance(step, ModuleType):
-            step = step.__name__.rpartition(".")[2]
         if isinstance(step, str):
             step = Step(step)
         where = f"{path or self.plural}.{step.name}"
@@ -151,7 +169,19 @@ class Family(Generic[P]):
         return Step(step.name, {o.name: _value(o, step.options, where) for o in known.values()})
 
     def choose(self, step: str | Step | ModuleType, path: str = "") -> Choice[P]:
-        """Resolve a step and import its member (``Raises`` as :meth:`resolve` and :meth:`get`)."""
+        """Resolve a step and import its member; a module is taken as it is, with its default options.
+
+        Raises:
+            RecipeError: as :meth:`resolve`; or a module with an option that has no default.
+            UnknownName: as :meth:`resolve`.
+            BadInput: as :meth:`get`.
+        """
+        if isinstance(step, ModuleType):
+            member, own = self._checked(step), signature(vars(step)[self.entry]).parameters.values()
+            options = {p.name: p.default for p in own if p.kind is Parameter.KEYWORD_ONLY}
+            if Parameter.empty in options.values():
+                raise RecipeError(f"{step.__name__}: an option has no default; name the member, with options")
+            return Choice(step.__name__.rpartition(".")[2], member, options)
         resolved = self.resolve(step, path)
         return Choice(resolved.name, self.get(resolved.name), dict(resolved.options))
 
@@ -207,9 +237,7 @@ def _value(option: Option, given: Mapping[str, Plain], where: str) -> Plain:
     """The option's value, converted as its annotation says (an integer is a float, a string is no number)."""
     if option.name not in given:
         if option.required:
-            raise RecipeError(
-                f"{where}.{option.name}: expected a value of type {option.annotation}, got none"
-            )
+            raise RecipeError(f"{where}.{option.name}: expected a value of type {option.type}, got none")
         return option.default
     from pydantic import TypeAdapter, ValidationError
 
@@ -219,4 +247,4 @@ def _value(option: Option, given: Mapping[str, Plain], where: str) -> Plain:
         return cast(Plain, TypeAdapter(annotation).validate_python(value, strict=True))
     except ValidationError as error:
         got = f"{value!r} ({type(value).__name__})"
-        raise RecipeError(f"{where}.{option.name}: expected {option.annotation}, got {got}") from error
+        raise RecipeError(f"{where}.{option.name}: expected {option.type}, got {got}") from error

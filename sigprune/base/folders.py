@@ -9,22 +9,26 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from sigprune.base.errors import FolderExists
+from sigprune.base.errors import BadInput, FolderExists
 
 
 @contextmanager
-def new_folder(folder: str | Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` when the block ends, and vanishes when it raises.
+def new_folder(folder: str | Path, *, replace: str | None = None) -> Iterator[Path]:
+    """A temporary folder whose files become those of ``folder`` when the block ends; it vanishes on an error.
 
-    The temporary folder lies beside the target, or beside the first of its parents that does not exist yet,
-    so that the move stays on one disk and a failure leaves no empty parents behind.
+    A folder that does not exist appears by one renaming; the temporary one lies beside it, or beside the
+    first of its parents that is missing, so that the move stays on one disk and a failure leaves no empty
+    parents. A folder that exists (a mount point, the current folder, one behind a link) stays the same folder
+    and is filled.
 
     Args:
         folder: the target; it may exist if it is empty.
-        replace: take the place of a target that is not empty. The old one is deleted at the very end.
+        replace: replace a target that holds a file of this name, which shows that it is one of ours; its old
+            content is deleted at the very end.
 
     Raises:
-        FolderExists: the target is a file, or not empty while ``replace`` is false.
+        FolderExists: the target is not empty, and may not be replaced.
+        BadInput: the target is a file, or nothing can be written there.
 
     Example:
         >>> import tempfile
@@ -34,26 +38,39 @@ def new_folder(folder: str | Path, *, replace: bool = False) -> Iterator[Path]:
         >>> [p.name for p in target.iterdir()]
         ['x.txt']
     """
-    target = Path(folder).absolute()
-    _refuse(target, replace)
-    staging = _beside(_missing(target), "part")
-    staging.mkdir()
+    target = Path(folder).expanduser().resolve()
+    staging = _staging(target, replace)
     try:
         yield staging
-        _refuse(target, replace)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse(target, replace, besides=staging)
         _move(staging, target)
     except BaseException:  # Ctrl-C too leaves nothing behind
         shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
-def _refuse(target: Path, replace: bool) -> None:
+def _staging(target: Path, replace: str | None) -> Path:
+    try:
+        _refuse(target, replace)
+        path = _hidden(target, "part") if target.exists() else _hidden_beside(_missing(target), "part")
+        path.mkdir()
+    except OSError as error:
+        raise BadInput(f"{target}: no folder can be written there: {error.strerror or error}") from error
+    return path
+
+
+def _refuse(target: Path, replace: str | None, besides: Path | None = None) -> None:
     if target.exists() and not target.is_dir():
-        raise FolderExists(f"{target}: expected a folder, found a file; choose another folder")
-    if not replace and target.is_dir() and any(target.iterdir()):
+        raise BadInput(f"{target}: expected a folder, found a file; choose another folder")
+    found = {path.name for path in target.iterdir() if path != besides} if target.is_dir() else set()
+    if found and replace is None:
         raise FolderExists(
             f"{target}: the folder exists and is not empty; choose another, or ask to replace it"
+        )
+    if found and replace not in found:
+        raise BadInput(
+            f"{target}: the folder holds other things ({min(found)}, ...) and no {replace}: "
+            "it is not one that sigprune wrote, and is not replaced; choose another folder"
         )
 
 
@@ -64,21 +81,34 @@ def _missing(target: Path) -> Path:
     return target
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    """A hidden name beside the path that nothing has."""
-    names = (path.with_name(f".{path.name}.{os.getpid()}-{i}.{suffix}") for i in count())
+def _hidden_beside(path: Path, suffix: str) -> Path:
+    return _hidden(path.parent, suffix, path.name)
+
+
+def _hidden(folder: Path, suffix: str, stem: str = "") -> Path:
+    """A hidden name in the folder that nothing has."""
+    names = (folder / f".{stem[:100]}.{os.getpid()}-{i}.{suffix}" for i in count())
     return next(name for name in names if not name.exists())
 
 
 def _move(staging: Path, target: Path) -> None:
+    """Put the files in place; if that fails midway, the old ones come back."""
     if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(target)
         return
-    old = _beside(target, "old")
-    target.rename(old)
+    old = _hidden(target, "old")
+    away = [(path, old / path.name) for path in target.iterdir() if path != staging]
+    old.mkdir()
+    done: list[tuple[Path, Path]] = []
     try:
-        staging.rename(target)
+        for source, goal in [*away, *((path, target / path.name) for path in list(staging.iterdir()))]:
+            source.rename(goal)
+            done.append((source, goal))
     except BaseException:
-        old.rename(target)
+        for source, goal in reversed(done):
+            goal.rename(source)
+        old.rmdir()
         raise
+    staging.rmdir()
     shutil.rmtree(old, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,15 @@ from sigprune.base.errors import DataError
 from sigprune.values.batch import Batch
 from sigprune.values.view import View
 
-Split: TypeAlias = tuple[Tensor, Tensor]
+
+class Inputs(Protocol):
+    """A tensor whose first axis counts examples, or something that makes parts of it when asked."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor: ...
+
+
+Split: TypeAlias = tuple[Inputs, Tensor]
 
 
 def evaluate(view: View, test: Split, batch_size: int = 64) -> dict[str, float]:
@@ -37,19 +45,13 @@ def evaluate(view: View, test: Split, batch_size: int = 64) -> dict[str, float]:
         64
     """
     classes = class_count(test)
-    modes = [(m, m.training) for m in view.module.modules()]
     loss, correct = 0.0, 0
-    try:
-        view.module.eval()
-        with torch.no_grad():
-            for start in range(0, len(test[1]), batch_size):
-                rows = slice(start, start + batch_size)
-                output, target = logits(view, view.read((test[0][rows], test[1][rows])), classes)
-                loss += float(functional.cross_entropy(output, target, reduction="sum").double())
-                correct += int((output.argmax(1) == target).sum())
-    finally:
-        for part, training in modes:
-            part.training = training
+    with view.using("eval").probing(), torch.no_grad():
+        for start in range(0, len(test[1]), batch_size):
+            rows = slice(start, start + batch_size)
+            output, target = logits(view, view.read((test[0][rows], test[1][rows])), classes)
+            loss += float(functional.cross_entropy(output, target, reduction="sum").double())
+            correct += int((output.argmax(1) == target).sum())
     return {"loss": loss / len(test[1]), "accuracy": correct / len(test[1]), "examples": len(test[1])}
 
 
@@ -66,7 +68,7 @@ def logits(view: View, batch: Batch, classes: int) -> tuple[Tensor, Tensor]:
             f"the labels go up to {classes - 1}, but the model has only {output.shape[1]} outputs; "
             "build it with as many classes as the data have"
         )
-    return output.to(torch.promote_types(output.dtype, torch.float32)), batch.labels
+    return output.to(torch.promote_types(output.dtype, torch.float32)), batch.labels.long()
 
 
 def class_count(split: Split) -> int:
@@ -74,7 +76,7 @@ def class_count(split: Split) -> int:
     inputs, labels = split
     if labels.dim() != 1 or labels.is_floating_point() or len(inputs) != len(labels) or not len(labels):
         raise DataError(
-            f"expected inputs and as many integer labels in one dimension, got inputs {tuple(inputs.shape)} "
+            f"expected inputs and as many integer labels in one dimension, got {len(inputs)} inputs "
             f"and labels {tuple(labels.shape)} of {labels.dtype}"
         )
     if int(labels.min()) < 0:

@@ -6,6 +6,7 @@ import platform
 from collections import Counter
 from importlib.metadata import version
 
+import torch
 from torch import Tensor
 
 from sigprune import __version__
@@ -80,11 +81,12 @@ def of_finding(finding: Finding) -> dict[str, Plain]:
     }
 
 
-def of_versions() -> dict[str, Plain]:
-    """The versions that made the result."""
-    libraries = ("torch", "timm", "transformers")
-    own: dict[str, Plain] = {"sigprune": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in libraries}
+def of_versions(device: torch.device) -> dict[str, Plain]:
+    """What made the result, and where: other versions, devices or threads give other last bits."""
+    cuda = device.type == "cuda"
+    place = torch.cuda.get_device_name(device) if cuda else f"cpu with {torch.get_num_threads()} threads"
+    own: dict[str, Plain] = {"sigprune": __version__, "python": platform.python_version(), "device": place}
+    return own | {name: version(name) for name in ("torch", "timm", "transformers")}
 
 
 def majority(labels: Tensor) -> float:

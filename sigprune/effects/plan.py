@@ -82,7 +82,7 @@ class TrainPlan:
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "milestones": (all(m > 0 for m in self.milestones), "all above 0"),
             "gamma": (self.gamma > 0, "above 0"),
-            "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, f"in [0, {self.epochs}]"),
+            "warmup_epochs": (self._warm(), f"in [0, {self.epochs}]"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "accumulate": (self.accumulate >= 1, "at least 1"),
             "clip": (self.clip is None or self.clip > 0, "above 0, or none"),
@@ -90,6 +90,9 @@ class TrainPlan:
         for name, (ok, expected) in ranges.items():
             if not ok:
                 raise BadInput(f"train.{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    def _warm(self) -> bool:
+        return self.warmup_epochs >= 0 and (self.warmup_epochs <= self.epochs or self.epochs == 0)
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What ``lr`` is multiplied with at an optimizer step, counted from 0."""

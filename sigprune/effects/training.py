@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from sigprune.base import seeds
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, Diverged
 from sigprune.base.progress import Tell, ignore
+from sigprune.effects.determinism import deterministic
 from sigprune.effects.evaluation import Split, class_count, evaluate, logits
-from sigprune.effects.plan import TrainPlan
+from sigprune.effects.plan import Device, Precision, TrainPlan
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
 from sigprune.verbs.holding import hold
@@ -63,8 +63,8 @@ def fit(
         the epoch, training mode), ``test_loss`` and ``test_accuracy`` (full precision, no label smoothing).
 
     Raises:
-        BadInput: nothing to train, a device or precision that this machine lacks, more than one process, or a
-            loss that became NaN or infinite (names the epoch and the step).
+        BadInput: nothing to train, a device or precision that this machine lacks, or more than one process.
+        Diverged: the loss became NaN or infinite; names the epoch and the step.
         DataError: labels that do not fit the inputs or the output of the model.
 
     Example:
@@ -82,7 +82,7 @@ def fit(
     with _accelerator(plan) as accelerator:
         try:
             module.to(accelerator.device).zero_grad(set_to_none=True)
-            with _deterministic(accelerator.device), seeds.global_stream(seed, "training"):
+            with deterministic(accelerator.device), seeds.global_stream(seed, "training"):
                 optimizer, scheduler = _prepared(module, plan, len(train[1]), accelerator)
                 loop = _Loop(view, plan, train, classes, accelerator, optimizer, scheduler, report)
                 with nullcontext() if mask is None else hold(view, mask, optimizer):
@@ -157,7 +157,7 @@ def _mean_loss(steps: list[Tensor], number: int, examples: int) -> float:
     losses = torch.stack(steps).double().cpu()
     bad = losses.isfinite().logical_not().nonzero()
     if len(bad):
-        raise BadInput(
+        raise Diverged(
             f"training: the loss is {float(losses[bad[0]])} in epoch {number + 1}, step {int(bad[0]) + 1} of "
             f"{len(losses)}; try a lower learning rate, a warm-up (warmup_epochs), or clip"
         )
@@ -194,14 +194,7 @@ def _optimizer(groups: list[dict[str, object]], plan: TrainPlan) -> torch.optim.
 @contextmanager
 def _accelerator(plan: TrainPlan) -> Iterator[Accelerator]:
     """An Accelerator of our own; one that the caller has in the same process keeps its state."""
-    cuda = torch.cuda.is_available()
-    if plan.device == "cuda" and not cuda:
-        raise BadInput(
-            "train.device: expected a CUDA device for 'cuda', this machine has none; use 'auto' or 'cpu'"
-        )
-    on_cpu = plan.device == "cpu" or not cuda
-    if plan.precision == "fp16" and on_cpu:
-        raise BadInput("train.precision: 'fp16' needs a CUDA device; use 'bf16' or 'no' on the CPU")
+    on_cpu = device_of(plan.device, plan.precision).type == "cpu"
     # Accelerate keeps its settings in dictionaries that the whole process shares, and refuses other settings.
     shared = [kind._shared_state for kind in (AcceleratorState, PartialState, GradientState)]
     saved = [dict(state) for state in shared]
@@ -219,21 +212,16 @@ def _accelerator(plan: TrainPlan) -> Iterator[Accelerator]:
             state.update(before)
 
 
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic kernels for a while: an error where the CPU has none, a warning where CUDA has none."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    try:
-        if device.type == "cuda" and workspace is None:
-            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS is not deterministic
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
-        if device.type == "cuda" and workspace is None:
-            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+def device_of(name: Device, precision: Precision = "no") -> torch.device:
+    """The device of that name (``auto``: CUDA where there is one).
+
+    Raises:
+        BadInput: this machine lacks it, or it lacks the precision.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise BadInput("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto")
+    device = torch.device("cuda" if cuda and name != "cpu" else "cpu")
+    if precision == "fp16" and device.type == "cpu":
+        raise BadInput("train.precision: fp16 needs a CUDA device; use bf16 or no on the CPU")
+    return device

@@ -77,8 +77,9 @@ class Mask:
         return hash(self.digest())
 
     def jaccard(self, other: Mask) -> float:
-        """Entries kept by both over entries kept by either; 1.0 for equal masks."""
-        either = sum(int((t | other.keep[name]).sum()) for name, t in self.keep.items())
+        """Entries kept by both over entries kept by either; 1.0 for equal masks (of the same names)."""
+        self._same_names(other)
+        either = sum(int((t | other.keep[name]).count_nonzero()) for name, t in self.keep.items())
         return (self & other).kept / either if either else 1.0
 
     def digest(self) -> str:
@@ -91,7 +92,12 @@ class Mask:
         return sha.hexdigest()
 
     def apply_(self, tensors: Tensors) -> None:
-        """Set the removed entries of the named tensors to +0.0, in place (NaN among the kept ones stays)."""
+        """Set the removed entries of the named tensors to +0.0, in place (NaN among the kept ones stays).
+
+        Raises:
+            BadInput: a masked weight is missing or has another shape; then nothing is changed.
+        """
+        self._fits(tensors)
         with torch.no_grad():
             for name, keep in self.keep.items():
                 tensors[name].masked_fill_(~keep.to(tensors[name].device), 0.0)
@@ -103,16 +109,20 @@ class Mask:
             MaskViolated: names the first weight that disagrees, and how many of its entries do.
             BadInput: a masked weight is missing or has another shape.
         """
+        self._fits(tensors)
         for name, keep in self.keep.items():
-            if name not in tensors or tensors[name].shape != keep.shape:
-                got = tuple(tensors[name].shape) if name in tensors else "no such weight"
-                raise BadInput(f"mask of {name}: expected shape {tuple(keep.shape)}, got {got}")
             alive = int((tensors[name].detach()[~keep.to(tensors[name].device)] != 0).sum())
             if alive:
                 raise MaskViolated(
                     f"{name}: {alive} entries that the mask removed are not zero; "
                     "train inside hold(view, mask, optimizer), or call apply_(view, mask) first"
                 )
+
+    def _fits(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, keep in self.keep.items():
+            if name not in tensors or tensors[name].shape != keep.shape:
+                got = tuple(tensors[name].shape) if name in tensors else "no such weight"
+                raise BadInput(f"mask of {name}: expected shape {tuple(keep.shape)}, got {got}")
 
     def _same_names(self, other: Mask) -> None:
         different = sorted(self.keep.keys() ^ other.keep.keys())

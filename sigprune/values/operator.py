@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
@@ -65,7 +66,8 @@ def jacobian(
         Operator with shape (outputs per example, inputs per example); products come in the dtype used.
 
     Raises:
-        BadInput: BatchNorm uses batch statistics.
+        BadInput: BatchNorm uses batch statistics, examples see each other in another way, there is no
+            example, or no continuous input.
 
     Source: Lee et al. 2020 (arXiv 1906.06307), section 3; singular values of this map are the JSVs.
 
@@ -75,18 +77,27 @@ def jacobian(
         >>> jacobian(view, torch.randn(5, 8)).shape
         (2, 8)
     """
-    if view.batchnorm == "batch":
-        raise BadInput(
-            "a per-example Jacobian needs batchnorm 'fresh' or 'eval': 'batch' couples the examples"
-        )
+    coupled = [
+        n for n, m in view.module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is None
+    ]
+    if view.batchnorm == "batch" or coupled:
+        where = f" ({coupled[0]} has no other)" if coupled else ": take 'fresh' or 'eval'"
+        raise BadInput(f"a per-example Jacobian needs BatchNorm without the statistics of a batch{where}")
     batch = view.read(batch)
+    if len(batch) == 0:
+        raise BadInput("a Jacobian needs at least one example, got an empty batch")
     tensors = view.params() | (params or {})
     if dtype is not None:
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
     if view.embed is not None:
         batch = view.embed(batch)
-    name = next(k for k, v in batch.inputs.items() if v.is_floating_point())
+    name = next((k for k, v in batch.inputs.items() if v.is_floating_point()), None)
+    if name is None:
+        raise BadInput(
+            f"{view.architecture} takes integers ({', '.join(batch.inputs)}) and has no entry for "
+            "embeddings: there is no Jacobian with respect to them"
+        )
     point = batch.inputs[name].detach()
 
     def run(x: Tensor) -> Tensor:
@@ -100,6 +111,15 @@ def _linearise(run: Callable[[Tensor], Tensor], point: Tensor) -> Operator:
     leaf = point.clone().requires_grad_()
     with _differentiable(), torch.enable_grad():
         output = run(leaf)
+    if len(output) != len(point):
+        raise BadInput(f"expected one output per example, got {len(output)} for {len(point)} examples")
+    if len(point) > 1:
+        (last,) = torch.autograd.grad(output[-1].sum(), leaf, retain_graph=True)
+        if bool(last[:-1].any()):
+            raise BadInput(
+                "the output of the last example depends on the others (a sequence-first recurrent layer? "
+                "then batch_first=True): there is no Jacobian of one example"
+            )
 
     def matvec(vectors: Tensor) -> Tensor:
         with _differentiable(), warnings.catch_warnings():
@@ -122,5 +142,10 @@ def _linearise(run: Callable[[Tensor], Tensor], point: Tensor) -> Operator:
 @contextmanager
 def _differentiable() -> Iterator[None]:
     """The one attention kernel that has forward-mode and batched reverse-mode derivatives everywhere."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # has none either
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

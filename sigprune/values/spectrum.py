@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,14 +54,14 @@ class Spectrum:
 
     def summary(self) -> Summary:
         """Statistics of the values pooled over all examples."""
-        pooled = self.values.reshape(-1).to(torch.float64)
+        pooled = self.values.detach().cpu().reshape(-1).to(torch.float64)
         low, high = float(pooled.min()), float(pooled.max())
         return Summary(
             count=pooled.numel(),
             mean=float(pooled.mean()),
             std=float(pooled.std(correction=0)),
             min=low,
-            median=float(pooled.median()),
+            median=float(np.median(pooled.numpy())),
             max=high,
             condition=high / low if low > 0 else math.inf,
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -138,7 +138,13 @@ class View:
         return replace(self, prunable=tuple(names))
 
     def using(self, batchnorm: BatchNormMode) -> View:
-        """The same view with another BatchNorm mode."""
+        """The same view with another BatchNorm mode.
+
+        Raises:
+            UnknownName: there is no such mode.
+        """
+        if batchnorm not in get_args(BatchNormMode):
+            raise UnknownName("BatchNorm mode", batchnorm, get_args(BatchNormMode))
         return replace(self, batchnorm=batchnorm)
 
     def read(self, item: BatchLike) -> Batch:
@@ -154,23 +160,39 @@ class View:
             batch: inputs on the parameters' device.
         """
         with self.probing():
-            tensors = {**params, **self._statistics(batch)}
+            tensors = {**params, **self._buffers(params, batch)}
             return self.read_output(functional_call(self.module, tensors, (), dict(batch.inputs)))
 
     @contextmanager
     def probing(self) -> Iterator[None]:
-        """Evaluation mode (BatchNorm as ``batchnorm`` says) for a while; restores every module's mode."""
+        """Evaluation mode (BatchNorm as ``batchnorm`` says) for a while; restores every module's mode.
+
+        ``train()`` comes first and last: modules that cache tensors in evaluation mode (LeViT's attention
+        biases, for example) forget them there, so that none of other parameters is used or left behind.
+        """
         modes = [(m, m.training) for m in self.module.modules()]
         try:
+            self.module.train()
+            self.module.eval()
             for module, _ in modes:
                 module.training = self.batchnorm == "batch" and isinstance(module, _BatchNorm)
             yield
         finally:
+            self.module.train()
             for module, training in modes:
                 module.training = training
 
+    def _buffers(self, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
+        """Stand-ins for buffers, so that the module's own statistics are neither used nor changed.
+
+        Where parameters come in another dtype than the module's, its other buffers follow them.
+        """
+        own = {name: p.dtype for name, p in self.module.named_parameters()}
+        casts = {own[name]: p.dtype for name, p in params.items() if name in own and own[name] != p.dtype}
+        cast = {n: b.to(casts[b.dtype]) for n, b in self.module.named_buffers() if b.dtype in casts}
+        return cast | self._statistics(batch)
+
     def _statistics(self, batch: Batch) -> Tensors:
-        """Stand-ins for the BatchNorm buffers, so that the module's own are neither used nor changed."""
         dtype = next((t.dtype for t in batch.inputs.values() if t.is_floating_point()), None)
         stats: Tensors = {}
         for prefix, module in self.module.named_modules():
@@ -192,4 +214,4 @@ def readonly(reasons: dict[str, Reason]) -> Mapping[str, Reason]:
 
 
 def _matches(weight: Weight, pattern: str) -> bool:
-    return fnmatchcase(weight.name, pattern) or fnmatchcase(weight.role, pattern)
+    return any(fnmatchcase(name, pattern) for name in (weight.name, weight.role, *weight.tied))

@@ -24,6 +24,8 @@ class Weight:
         bias: state-dict key of the bias that belongs to it, if any.
         tied: other state-dict keys of the same tensor.
         standardised: the module standardises the weight before use, so that stored zeros do not stay zeros.
+        magnitude: state-dict key of the norms by which the module scales the weight's normalised direction
+            (weight normalisation), if it does.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Weight:
     bias: str | None = None
     tied: tuple[str, ...] = ()
     standardised: bool = False
+    magnitude: str | None = None
 
     @property
     def count(self) -> int:

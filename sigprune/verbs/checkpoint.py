@@ -213,6 +213,8 @@ def _facts(path: Path) -> dict[str, Plain]:
 
 def _local(ref: str | Path, revision: str | None) -> Path:
     folder = Path(ref)
+    if folder.is_file():
+        raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
     if not folder.is_dir():
         at = f" --revision {revision}" if revision else ""
         raise CheckpointError(

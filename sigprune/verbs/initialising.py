@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sigprune.base.errors import UnknownName
 from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.families.inits import Init, inits
@@ -35,7 +36,8 @@ def reinit_(
 
     Weights get the initialiser's values in every block (each of q, k, v; each convolution group; each
     expert). Embeddings, position tables and tokens are drawn from N(0, 0.02²). Biases and norm shifts become
-    0, norm scales 1, BatchNorm statistics fresh. What is skipped as a vector or for another reason keeps its
+    0, norm scales 1, BatchNorm statistics fresh, the norms of
+    weight normalisation those of the new values. What is skipped as a vector or for another reason keeps its
     value. Gates become 1 if ``gates`` is ``open``: behind a gate at 0 every weight has a zero gradient, and a
     score could not tell one from another.
 
@@ -49,6 +51,9 @@ def reinit_(
     Returns:
         The names of the gates that were opened.
 
+    Raises:
+        UnknownName: there is no such initialiser or gate policy.
+
     Example:
         >>> from sigprune import describe, reinit_
         >>> view = describe(torch.nn.Linear(4, 4))
@@ -56,6 +61,8 @@ def reinit_(
         >>> bool(torch.allclose(view.module.weight @ view.module.weight.T, torch.eye(4), atol=1e-6))
         True
     """
+    if gates not in get_args(GatePolicy):
+        raise UnknownName("gate policy", gates, get_args(GatePolicy))
     params = view.params()
     with torch.no_grad():
         if init is not None:
@@ -65,6 +72,8 @@ def reinit_(
                     _table_(params[weight.name], seed, weight.name)
                 else:
                     _fill_(weight, params[weight.name], choice, seed)
+                if weight.magnitude is not None:
+                    _scale_(params[weight.magnitude], params[weight.name])
             _reset_(view, params, seed)
         return _open_(view, params, constant_only=init is None) if gates == "open" else ()
 
@@ -73,6 +82,12 @@ def _fill_(weight: Weight, tensor: Tensor, choice: Choice[Init], seed: int) -> N
     for index, block in enumerate(weight.layout.blocks(tensor)):
         slot = Slot(tuple(block.shape), weight.role, generator(seed, "init", f"{weight.name}[{index}]"))
         block.copy_(choice.member.init(slot, **choice.options))
+
+
+def _scale_(magnitude: Tensor, direction: Tensor) -> None:
+    """With the norms of the direction itself, weight normalisation gives the direction as it is."""
+    axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+    magnitude.copy_(torch.linalg.vector_norm(direction, dim=axes, keepdim=True))
 
 
 def _table_(tensor: Tensor, seed: int, name: str) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from sigprune.base.errors import BadInput
 from sigprune.base.family import Step
 from sigprune.base.progress import Tell, ignore
 from sigprune.families.isometries import isometries
@@ -27,12 +28,12 @@ class Restoration:
     @property
     def score_before(self) -> float:
         """Mean over weights: the orthogonality score of Lee et al. 2020, Table 2."""
-        return sum(self.before.values()) / len(self.before)
+        return _mean(list(self.before.values()))
 
     @property
     def score_after(self) -> float:
         """Mean over weights, afterwards."""
-        return sum(self.after.values()) / len(self.after)
+        return _mean(list(self.after.values()))
 
 
 def restore_(
@@ -58,6 +59,9 @@ def restore_(
     Returns:
         Restoration: the residuals per weight.
 
+    Raises:
+        BadInput: a gain that is not positive, or a mask of another network.
+
     Example:
         >>> from sigprune import describe, prune, reinit_, restore_
         >>> view = describe(torch.nn.Linear(16, 16))
@@ -67,6 +71,8 @@ def restore_(
         >>> done.score_after < 0.5 * done.score_before
         True
     """
+    if not gain > 0:
+        raise BadInput(f"the gain is the singular value aimed at: expected more than 0, got {gain}")
     choice = isometries.choose(isometry)
     mask.apply_(view.params())
     groups = _groups(view, mask)
@@ -109,4 +115,9 @@ def _working_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def _means(residuals: dict[str, list[float]]) -> dict[str, float]:
-    return {name: sum(values) / len(values) for name, values in residuals.items()}
+    return {name: _mean(values) for name, values in residuals.items()}
+
+
+def _mean(values: list[float]) -> float:
+    """Of no values it is zero: nothing was masked, so that nothing is away from isometry."""
+    return sum(values) / max(len(values), 1)

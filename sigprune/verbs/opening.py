@@ -185,7 +185,7 @@ def describe(
 
     Raises:
         UnsupportedModel: there is no parameter, or the input's shape cannot be told and no example is given.
-        BadInput: a pattern matches nothing.
+        BadInput: a pattern matches nothing, or there is no such BatchNorm mode.
 
     Example:
         >>> import torch
@@ -196,7 +196,7 @@ def describe(
     """
     from sigprune.values.batch import as_batch
 
-    view = replace(_adapter(model).describe(model), batchnorm=batchnorm)
+    view = _adapter(model).describe(model).using(batchnorm)
     if example is not None:
         given = as_batch(example, view.input_name)
         parameter = next(model.parameters())

@@ -107,8 +107,9 @@ def prune(
     pruned = choose_mask(view, sparsity, method, batches, seed=seed)
     if pruned.dead:
         warnings.warn(
-            f"every entry of {len(pruned.dead)} weights has the score zero, first {pruned.dead[0]}: no "
-            "signal reaches them (a closed gate?); reinit_(view, ..., gates='open') opens gates",
+            f"every entry of {len(pruned.dead)} weights has the score zero, first {pruned.dead[0]}: the "
+            "score cannot rank them (a closed gate? then reinit_(view, ..., gates='open'); or a part that "
+            "the output does not depend on)",
             DeadWeights,
             stacklevel=2,
         )
@@ -178,7 +179,7 @@ def _checked(ranked: Tensors, shapes: dict[str, Shape], member: str) -> Tensors:
             bad = int((~torch.isfinite(values)).sum())
             raise BadScores(
                 f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
-                "look at the spectrum after init: the signal explodes or the data hold such values"
+                "the score overflows: lower the init gain, look at the spectrum after init and at the data"
             )
     return {name: ranked[name].detach().to(_selection_dtype(ranked[name])) for name in shapes}
 

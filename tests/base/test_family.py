@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -56,14 +57,28 @@ def test_options_are_resolved_and_checked(inits):
     assert inits.resolve(Step("orthogonal", {"gain": 2})) == Step("orthogonal", {"gain": 2.0})
     with pytest.raises(RecipeError, match=r"init\.orthogonal: unknown option 'gian'; did you mean gain\?"):
         inits.resolve(Step("orthogonal", {"gian": 2.0}), "init")
-    with pytest.raises(RecipeError, match=r"init\.orthogonal\.gain: expected float, got 'two' \(str\)"):
+    with pytest.raises(RecipeError, match=r"init\.orthogonal\.gain: expected float > 0, got 'two' \(str\)"):
         inits.resolve(Step("orthogonal", {"gain": "two"}), "init")
     with pytest.raises(UnknownName, match=r"unknown init 'ortogonal'; did you mean orthogonal"):
         inits.resolve("ortogonal")
 
 
 def test_members_may_be_given_as_modules(inits):
-    assert inits.resolve(inits.get("lecun")) == Step("lecun", {"gain": 1.0})
+    choice = inits.choose(inits.get("lecun"))
+    assert (choice.name, choice.member, choice.options) == ("lecun", inits.get("lecun"), {"gain": 1.0})
+
+
+def test_a_module_of_ones_own_is_taken_as_it_is(inits):
+    """Whatever it is called: not the member of the same name."""
+    own = ModuleType("mine.lecun")
+    exec("def init(slot, *, gain=3.0, size: int = 2): return gain", vars(own))
+    choice = inits.choose(own)
+    assert (choice.member, choice.options) == (own, {"gain": 3.0, "size": 2})
+    with pytest.raises(BadInput, match=r"mine.lecun is no init: it defines no function init\(\)"):
+        vars(own).pop("init") and inits.choose(own)
+    exec("def init(slot, *, gain): return gain", vars(own))
+    with pytest.raises(RecipeError, match="an option has no default"):
+        inits.choose(own)
 
 
 def test_a_folder_with_a_module_that_is_no_member(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sigprune.base.errors import FolderExists
+from sigprune.base.errors import BadInput, FolderExists
 from sigprune.base.folders import new_folder
 
 
@@ -23,9 +23,9 @@ def test_a_folder_and_its_parents_appear_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("replace", [None, "kept"])
 def test_a_failure_leaves_everything_as_it_was(
-    tmp_path: Path, failure: type[BaseException], replace: bool
+    tmp_path: Path, failure: type[BaseException], replace: str | None
 ) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "kept").write_text("kept")
@@ -48,17 +48,63 @@ def test_an_empty_folder_is_used_and_a_full_one_only_on_demand(tmp_path: Path) -
         (staging / "first").write_text("1")
     with pytest.raises(FolderExists, match="not empty"), new_folder(target):
         pass
-    with new_folder(target, replace=True) as staging:
+    with new_folder(target, replace="first") as staging:
         (staging / "second").write_text("2")
         assert (target / "first").exists()
+    assert everything(tmp_path) == ["out", "out/second"]
+    with pytest.raises(BadInput, match="not one that sigprune wrote"), new_folder(target, replace="first"):
+        pass
     assert everything(tmp_path) == ["out", "out/second"]
 
 
 def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(FolderExists, match="found a file"), new_folder(tmp_path / "out", replace=True):
-        pass
+    for target in (tmp_path / "out", tmp_path / "out" / "below", tmp_path / ("x" * 300)):
+        message = r"found a file|no folder can be written there"
+        with pytest.raises(BadInput, match=message), new_folder(target, replace="out"):
+            pass
     assert (tmp_path / "out").read_text() == "mine"
+    assert everything(tmp_path) == ["out"]
+
+
+def test_an_existing_folder_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, one behind a link, and a mount point cannot be renamed or must not be."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    node = (tmp_path / "real").stat().st_ino
+    with new_folder(tmp_path / "link") as staging:
+        (staging / "a").write_text("a")
+    monkeypatch.chdir(tmp_path / "real")
+    with new_folder(".", replace="a") as staging:
+        (staging / "b").mkdir()
+        (staging / "b" / "c").write_text("c")
+    assert Path.cwd().stat().st_ino == node
+    assert everything(tmp_path) == ["link", "real", "real/b", "real/b/c"]
+
+
+def test_a_move_that_fails_midway_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out" / "figures").mkdir(parents=True)
+    (tmp_path / "out" / "figures" / "old").write_text("old")
+    (tmp_path / "out" / "mark").write_text("old")
+    rename, calls = Path.rename, []
+
+    def failing(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 4:
+            raise OSError("no space left on device")
+        return rename(self, target)
+
+    def attempt() -> None:
+        with new_folder(tmp_path / "out", replace="mark") as staging:
+            (staging / "figures").mkdir()
+            (staging / "figures" / "new").write_text("new")
+            (staging / "mark").write_text("new")
+            monkeypatch.setattr(Path, "rename", failing)
+
+    with pytest.raises(OSError, match="no space"):
+        attempt()
+    assert everything(tmp_path) == ["out", "out/figures", "out/figures/old", "out/mark"]
+    assert (tmp_path / "out" / "mark").read_text() == "old"
 
 
 def test_a_target_filled_meanwhile_is_not_overwritten(tmp_path: Path) -> None:

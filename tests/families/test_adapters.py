@@ -441,3 +441,22 @@ def test_models_that_cannot_be_described():
         describe(nn.Sequential(nn.LazyLinear(3)))
     with pytest.raises(UnsupportedModel, match="pass describe"):
         describe(nn.LayerNorm(3))
+
+
+def test_pretrained_weights_that_do_not_fit_are_refused(tmp_path):
+    """Only a new head may start afresh; a random layer would pass for a pretrained one."""
+    from safetensors.torch import save_file
+
+    adapter, model = adapters.get("transformers"), transformer("vit")
+    adapter.write_config(model, tmp_path)
+    state = model.state_dict()
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    source = f"local-dir:{tmp_path}"
+    assert adapter.build_pretrained(source, None, {"num_labels": 3}).classifier.out_features == 3
+    with pytest.raises(BadInput, match=r"\d+ tensors .* have another shape there, first vit\."):
+        adapter.build_pretrained(source, None, {"num_labels": 3, "hidden_size": 16})
+    rest = {name: tensor for name, tensor in state.items() if ".layer.1." not in name and ".1." not in name}
+    assert len(rest) < len(state)
+    save_file(rest, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="are missing from the weights"):
+        adapter.build_pretrained(source, None, {})

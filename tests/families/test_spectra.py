@@ -49,6 +49,19 @@ def test_rows_at_once_changes_nothing(rows):
     torch.testing.assert_close(spectrum.values, torch.linalg.svdvals(matrices))
 
 
-def test_too_many_outputs_are_refused():
+def test_too_much_work_or_memory_is_refused():
+    exact = spectra.get("exact")
     with pytest.raises(BadInput, match="takes 7 backward passes"):
-        spectra.get("exact").measure(dense_operator(torch.ones(1, 7, 5)), generator(0, "test"), most_rows=6)
+        exact.measure(dense_operator(torch.ones(1, 7, 5)), generator(0, "test"), most_rows=6)
+    wide = torch.ones(1, 1, 1).expand(4, 2000, 2000)
+    with pytest.raises(BadInput, match=r"takes 0\.1 GiB, over the limit"):
+        exact.measure(dense_operator(wide), generator(0, "test"), most_gib=0.05)
+
+
+@pytest.mark.parametrize("name", spectra.names())
+def test_a_map_that_is_not_finite_has_no_values(name):
+    matrices = torch.ones(2, 3, 5, dtype=torch.float64)
+    matrices[0, 0, 0] = torch.inf
+    values = spectra.get(name).measure(dense_operator(matrices), generator(0, "test")).values
+    assert values[0].isnan().all()
+    assert values[1].isfinite().all()

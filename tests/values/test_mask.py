@@ -66,3 +66,20 @@ def test_equality_digest_and_overlap():
 def test_bit_order():
     keep = torch.tensor([True, False, False, False, False, False, False, False, True, True])
     assert pack_bits(keep).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        {"a": torch.zeros(8, dtype=torch.bool)},  # would be broadcast
+        {"b": torch.zeros(2, dtype=torch.bool), "c": torch.ones(1, dtype=torch.bool)},
+    ],
+    ids=["shape", "name"],
+)
+def test_a_mask_of_another_network_changes_nothing(keep):
+    tensors = {"a": torch.ones(4, 8), "b": torch.ones(2)}
+    with pytest.raises(BadInput, match=r"mask of [ac]: expected shape"):
+        Mask(keep).apply_(tensors)
+    assert all(bool(t.all()) for t in tensors.values())
+    with pytest.raises(BadInput, match="only one of them"):
+        Mask(keep).jaccard(Mask({}))

@@ -9,6 +9,7 @@ from sigprune.base.errors import BadInput
 from sigprune.base.seeds import generator
 from sigprune.values.operator import jacobian
 from sigprune.verbs.measuring import measure
+from sigprune.verbs.opening import describe
 from tests.networks import labelled, small_views
 
 
@@ -66,5 +67,39 @@ def test_given_parameters_are_used():
 
 def test_coupled_examples_are_refused():
     view = small_views()["conv"].using("batch")
-    with pytest.raises(BadInput, match="couples the examples"):
+    with pytest.raises(BadInput, match="take 'fresh' or 'eval'"):
         jacobian(view, labelled(view)[0])
+    norm = torch.nn.BatchNorm1d(4, track_running_stats=False)
+    with pytest.raises(BadInput, match="1 has no other"):
+        jacobian(describe(torch.nn.Sequential(torch.nn.Linear(6, 4), norm)), torch.randn(5, 6))
+    recurrent = describe(SequenceFirst(), example=torch.zeros(3, 1, 6))
+    with pytest.raises(BadInput, match=r"depends on the others .*batch_first=True"):
+        jacobian(recurrent, torch.randn(5, 5, 6))
+
+
+class SequenceFirst(torch.nn.Module):
+    """torch's default: the first axis counts steps, not examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = torch.nn.LSTM(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cell(x)[0]
+
+
+def test_inputs_without_a_jacobian_are_refused():
+    view = describe(torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(8, 2)))
+    with pytest.raises(BadInput, match="takes integers"):
+        jacobian(view, torch.tensor([[1, 2]]))
+    with pytest.raises(BadInput, match="at least one example"):
+        jacobian(describe(torch.nn.Linear(3, 2)), torch.zeros(0, 3))
+
+
+def test_forward_mode_through_attention():
+    """torch's fused inference kernel of nn.MultiheadAttention has no derivatives."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).requires_grad_(False)
+    operator = jacobian(describe(layer, example=torch.zeros(1, 3, 8)), torch.randn(2, 3, 8))
+    v, u = torch.randn(2, 24), torch.randn(1, 2, 24)
+    left, right = (operator.matvec(v) * u[0]).sum(1), (operator.rmatmat(u)[0] * v).sum(1)
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)

@@ -16,6 +16,7 @@ def test_summary_pools_examples():
     summary = Spectrum(torch.tensor([[4.0, 2.0], [3.0, 1.0]])).summary()
     assert (summary.count, summary.mean, summary.min, summary.max) == (4, 2.5, 1.0, 4.0)
     assert summary.condition == 4.0, "max and min over all examples, as the paper pools them"
+    assert summary.median == 2.5
     assert summary.std == pytest.approx(math.sqrt(1.25))
 
 

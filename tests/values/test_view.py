@@ -10,7 +10,8 @@ from torch import nn
 
 from sigprune.base.errors import BadInput, UnknownName
 from sigprune.values.batch import Batch, as_batch
-from sigprune.verbs.opening import describe
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning import prune
 from tests.networks import SmallConv, labelled, mlp, seeded, small_views
 
 
@@ -109,3 +110,25 @@ def test_what_loaders_must_not_yield(item):
 def test_double_precision_modules_get_double_batches():
     view = describe(seeded(SmallConv()).double(), example=torch.zeros(1, 3, 8, 8))
     assert view.read(torch.zeros(2, 3, 8, 8)).inputs["x"].dtype is torch.float64
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "convit_tiny"])
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sigprune.verbs.pruning.DeadWeights")
+def test_what_modules_cache_in_evaluation_mode_is_not_used_for_other_parameters(name):
+    """LeViT caches attention biases, ConViT relative positions: after a float64 pass of a score as well."""
+    view = describe(open_model(f"timm:{name}", args={"num_classes": 10}))
+    batch = view.example
+    first = view.forward({}, batch)
+    biases = {n: 1 + p for n, p in view.params().items() if "bias" in n or "pos" in n}
+    changed = view.forward(biases, batch)
+    assert not torch.equal(changed, first)
+    prune(view, sparsity=0.5, score="synflow", schedule="oneshot")
+    torch.testing.assert_close(view.forward({}, batch), first)
+    torch.testing.assert_close(view.module.eval()(*batch.inputs.values()), first)
+
+
+def test_tied_names_select_the_weight():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    module[1].weight = module[0].weight
+    assert describe(module).select(include=("1.weight",)).prunable == ("0.weight",)

@@ -7,7 +7,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
+from sigprune.base.errors import UnknownName
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.opening import describe, open_model
 from tests.networks import SmallConv
@@ -97,3 +99,22 @@ def test_keeping_values_opens_constant_gates_only():
     assert set(reinit_(view, None)) == set(rest)
     assert float(view.params()[trained].max()) == pytest.approx(0.05)
     assert all(torch.equal(view.params()[n], t) for n, t in weights.items())
+
+
+def test_modes_that_do_not_exist():
+    view = describe(nn.Linear(4, 4))
+    with pytest.raises(UnknownName, match="unknown gate policy 'opn'; did you mean open"):
+        reinit_(view, gates="opn")
+    with pytest.raises(UnknownName, match="unknown BatchNorm mode 'evl'; did you mean eval"):
+        describe(nn.Linear(4, 4), batchnorm="evl")
+
+
+@pytest.mark.parametrize(
+    "norm", [parametrizations.weight_norm, torch.nn.utils.weight_norm], ids=["new", "old"]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_weight_normalised_layers_are_orthogonal_in_effect(norm):
+    layer = norm(nn.Linear(8, 5))
+    reinit_(describe(layer), "orthogonal")
+    layer(torch.zeros(1, 8))  # the old one computes its weight before each call
+    torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(5), atol=1e-6, rtol=0)

@@ -60,8 +60,14 @@ def test_an_exploding_network(view):
         for p in view.module.parameters():
             p.mul_(1e30)
     batch = labelled(view)[0]
-    findings = judge(Evidence(view, batch))
-    assert [(f.name, f.ok, f.required) for f in findings] == [("finite_output", False, True)]
+    findings = verify(view, batch)
+    assert [(f.name, f.ok) for f in findings] == [
+        ("finite_output", False),
+        ("mean_jsv", False),
+        ("condition_number", False),
+    ]
+    with pytest.raises(FindingFailed, match="FAILED: finite_output"):
+        findings.require()
 
 
 def test_dead_weights(view):

@@ -67,6 +67,7 @@ def survey(root: nn.Module, heads: Iterable[str] = ()) -> Survey:
             bias=None if bias is None else names[id(bias)],
             tied=tuple(s.name for s in group[1:]),
             standardised=standardised(site),
+            magnitude=site.magnitude,
         )
         found.weights.append(weight)
     return found
@@ -130,9 +131,3 @@ def first_tensor(output: object) -> Tensor:
     raise UnsupportedModel(
         f"expected a tensor, several, or .logits of the model, got {type(output).__name__}"
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text, for messages of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:400] or type(error).__name__

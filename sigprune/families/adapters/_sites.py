@@ -23,6 +23,7 @@ class Site:
         trail: those modules, from the root to the owner.
         local: what the owner calls it; the parametrised name (``weight``) for the direction of a
             weight-normalised or spectrally normalised tensor.
+        magnitude: state-dict key of the norms that belong to the direction of a weight-normalised tensor.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Site:
     path: tuple[str, ...]
     trail: tuple[nn.Module, ...]
     local: str
+    magnitude: str | None = None
 
     @property
     def owner(self) -> nn.Module:
@@ -57,14 +59,17 @@ def sites(root: nn.Module) -> list[list[Site]]:
 
 
 def _site(name: str, tensor: nn.Parameter, path: list[str], trail: list[nn.Module], local: str) -> Site:
-    owner = trail[-1]
+    owner, stem, magnitude = trail[-1], name.removesuffix(local), None
     if isinstance(owner, ParametrizationList):
         # the path ends in (..., user, "parametrizations", "weight")
+        if [type(m).__name__ for m in owner] == ["_WeightNorm"] and local == "original1":
+            magnitude = f"{stem}original0"
         local = _original(owner, path[-1], local)
         path, trail = path[:-2], trail[:-2]
     elif local in _DIRECTIONS and _DIRECTIONS[local] in owner.state_dict(keep_vars=True):
+        magnitude = f"{stem}weight_g" if local == "weight_v" else None
         local = "weight"
-    return Site(name, tensor, tuple(path), tuple(trail), local)
+    return Site(name, tensor, tuple(path), tuple(trail), local, magnitude)
 
 
 def _original(owner: ParametrizationList, target: str, local: str) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, one_line
 from sigprune.base.family import Plain
-from sigprune.families.adapters._shared import one_line
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 

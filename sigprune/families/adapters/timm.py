@@ -9,11 +9,11 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
-from sigprune.families.adapters._shared import first_input, first_tensor, one_line, ramp, survey
-from sigprune.families.adapters._sources import plain_name
+from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
+from sigprune.families.adapters._sources import FOLDER, plain_name, split_source
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
@@ -49,9 +49,8 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
 def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
     """The architecture with pretrained weights.
 
-    timm reads ``model.safetensors`` wherever a repository or folder has it; only where there is none does it
-    read a pickle, with torch's restricted unpickler, which runs no code. Arguments may change
-    ``num_classes`` (a fresh classifier), ``in_chans`` and ``img_size`` (timm adapts the weights).
+    Only safetensors are read, never a pickle. Arguments may change ``num_classes`` (a fresh classifier),
+    ``in_chans`` and ``img_size`` (timm adapts the weights).
 
     Args:
         hub_id: ``user/repo``, ``hf-hub:user/repo``, ``local-dir:folder``, or a plain timm name such as
@@ -66,7 +65,25 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     source = f"hf-hub:{hub_id}" if ":" not in hub_id and "/" in hub_id else hub_id
     if revision is not None and plain_name(source):
         raise BadInput(f"{hub_id!r} is no Hub repository: it has no revision {revision!r}")
-    return _create(source if revision is None else f"{source}@{revision}", pretrained=True, args=args)
+    safe = _only_safetensors(source)
+    return _create(source if revision is None else f"{source}@{revision}", pretrained=True, args=args, **safe)
+
+
+def _only_safetensors(source: str) -> dict[str, dict[str, str]]:
+    """Arguments with which timm reads safetensors, where it would otherwise fall back on a pickle."""
+    import timm
+
+    if source.startswith(FOLDER):
+        if not any(Path(split_source(source)[0]).glob("*.safetensors")):
+            raise BadInput(f"{source}: there is no safetensors file; a pickle is never read")
+        return {}
+    if plain_name(source) and timm.is_model(source.partition(".")[0]):
+        cfg = timm.get_pretrained_cfg(source)
+        if cfg is None or not cfg.hf_hub_id:
+            raise BadInput(
+                f"timm:{source} has no weights on the Hub (a pickle is never read); leave pretrained out"
+            )
+    return {"pretrained_cfg_overlay": {"hf_hub_filename": "model.safetensors"}}
 
 
 def describe(module: nn.Module) -> View:
@@ -132,13 +149,15 @@ def rebuild(folder: Path) -> nn.Module:
         raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
 
 
-def _create(source: str, *, pretrained: bool, args: Mapping[str, Plain]) -> nn.Module:
+def _create(
+    source: str, *, pretrained: bool, args: Mapping[str, Plain], **more: Mapping[str, str]
+) -> nn.Module:
     import timm
 
     if plain_name(source) and not timm.is_model(source.partition(".")[0]):
         raise UnknownName("timm model", source, timm.list_models())
     try:
-        return cast(nn.Module, timm.create_model(source, pretrained=pretrained, **args))
+        return cast(nn.Module, timm.create_model(source, pretrained=pretrained, **args, **more))
     except Exception as error:  # whatever timm's 98 model files raise for arguments that they do not take
         given = ", ".join(f"{key}={value!r}" for key, value in args.items())
         raise BadInput(f"timm cannot create {source}({given}): {one_line(error)}") from error

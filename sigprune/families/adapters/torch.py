@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
 from sigprune.base.family import Plain
-from sigprune.families.adapters._shared import first_input, first_tensor, one_line, ramp, survey
+from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 

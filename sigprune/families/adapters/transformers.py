@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName, UnsupportedModel
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, UnsupportedModel, one_line
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._inputs import example_of, input_name
-from sigprune.families.adapters._shared import one_line, paths_of, survey
+from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import HUB, plain_name, split_source
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
@@ -92,14 +92,29 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     source = f"{HUB}{hub_id}" if plain_name(hub_id) else hub_id
     config, task = _configured(f"{source}@{revision}" if revision else source, args)
     place, _ = split_source(source)
-    options = {"revision": revision or "main", "ignore_mismatched_sizes": "num_labels" in args}
+    options = {"revision": revision or "main", "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
-        model = _class_for(config, task).from_pretrained(
+        model, told = _class_for(config, task).from_pretrained(
             place, config=config, use_safetensors=True, **options
         )
     except Exception as error:  # connection, file and shape errors of three libraries
-        raise BadInput(f"{place}: cannot load pretrained weights: {one_line(error)}") from error
+        raise BadInput(f"{place}: cannot load weights from safetensors: {one_line(error)}") from error
+    _check_loaded(place, model, {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
     return cast(nn.Module, model)
+
+
+def _check_loaded(place: str, model: PreTrainedModel, fresh: set[str]) -> None:
+    """Only what stands outside the base model (a new head), or a pooler, may start with fresh weights."""
+    apart = model.base_model is not model
+    inside = f"{model.base_model_prefix}."
+    lost = sorted(n for n in fresh if (n.startswith(inside) or not apart) and "pooler" not in n)
+    heads = tuple(f"{path}." for path in _heads(model))
+    lost = [name for name in lost if not (heads and name.startswith(heads))]
+    if lost:
+        raise BadInput(
+            f"{place}: {len(lost)} tensors of the model are missing from the weights or have another shape "
+            f"there, first {lost[0]}; leave out the arguments that change the architecture, or pretrained"
+        )
 
 
 def describe(module: nn.Module) -> View:

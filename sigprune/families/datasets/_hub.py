@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigprune.base.errors import DataError
+from sigprune.base.errors import DataError, one_line
 
 
 def read_hub(
@@ -41,8 +41,8 @@ def read_hub(
         pictures = [np.asarray(picture) for picture in rows[image]]
         labels = torch.tensor(rows[label][:], dtype=torch.int64)
     except Exception as error:  # connection, cache, format and decoding errors of four libraries
-        first = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{repository}, split {split}: cannot be read from the Hub: {first}") from error
+        what = f"{repository}, split {split}"
+        raise DataError(f"{what}: cannot be read from the Hub: {one_line(error)}") from error
     if len({p.shape for p in pictures}) != 1 or pictures[0].dtype != np.uint8:
         raise DataError(f"{repository}, split {split}: expected 8-bit images of one size, got several kinds")
     images = torch.from_numpy(np.stack(pictures))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from sigprune.base.errors import DataError
+from sigprune.base.family import Count
 from sigprune.base.seeds import generator
 from sigprune.families.datasets import Data
 from sigprune.families.datasets._shared import standardise
@@ -12,7 +13,7 @@ from sigprune.families.datasets._shared import standardise
 PAPER = "none: there is nothing to learn in it"
 
 
-def load(*, examples: int = 256, channels: int = 3, size: int = 32, classes: int = 10) -> Data:
+def load(*, examples: Count = 256, channels: Count = 3, size: Count = 32, classes: Count = 10) -> Data:
     """Independent standard normal pixels (channels, size, size), labels uniform; no test split.
 
     Args:

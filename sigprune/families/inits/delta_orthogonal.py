@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sigprune.base.family import Positive
 from sigprune.families.inits._shared import semi_orthogonal
 from sigprune.values.slot import Slot
 
 PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 2"
 
 
-def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
     """Singular values ``gain`` of the convolution operator at stride 1; ``orthogonal`` without a kernel.
 
     The paper asks for in <= out; with in > out the matrix is co-isometric (orthonormal rows).

@@ -6,11 +6,12 @@ import math
 
 from torch import Tensor
 
+from sigprune.base.family import Positive
 from sigprune.values.slot import Slot
 
 PAPER = "LeCun et al. 1998, Efficient BackProp"
 
 
-def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
     """Keeps the second moment of the forward signal through linear layers."""
     return slot.gaussian() * (gain * math.sqrt(1.0 / slot.fan_in))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sigprune.base.family import Positive
 from sigprune.families.inits._shared import semi_orthogonal
 from sigprune.values.slot import Slot
 
 PAPER = "Saxe et al. 2014, arXiv 1312.6120; Lee et al. 2020, arXiv 1906.06307, section 4"
 
 
-def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
     """Every singular value of the flattened block equals ``gain`` (1.0 for every activation in the paper).
 
     Cost: one QR of the flattened block in float64.

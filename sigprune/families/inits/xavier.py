@@ -6,11 +6,12 @@ import math
 
 from torch import Tensor
 
+from sigprune.base.family import Positive
 from sigprune.values.slot import Slot
 
 PAPER = "Glorot and Bengio 2010, equation 12"
 
 
-def init(slot: Slot, *, gain: float = 1.0) -> Tensor:
+def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
     """A compromise between forward and backward second moments."""
     return slot.gaussian() * (gain * math.sqrt(2.0 / (slot.fan_in + slot.fan_out)))

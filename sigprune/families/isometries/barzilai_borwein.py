@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sigprune.base.family import Count, Positive
+
 PAPER = "Lee et al. 2020, arXiv 1906.06307, section 4 (objective); Barzilai and Borwein 1988 (steps)"
 
 _FIRST, _LONGEST = 0.5, 10.0
 
 
 def restore(
-    blocks: Tensor, keep: Tensor, *, steps: int = 300, tolerance: float = 0.02, patience: int = 10
+    blocks: Tensor, keep: Tensor, *, steps: Count = 300, tolerance: Positive = 0.02, patience: Count = 10
 ) -> Tensor:
     """The best iterate of every block; it needs some 50 steps where a constant rate needs over a thousand.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sigprune.base.family import Count, Positive
+
 PAPER = "Lee et al. 2020, arXiv 1906.06307, equation 7 and released code"
 
 
 def restore(
-    blocks: Tensor, keep: Tensor, *, lr: float = 0.1, steps: int = 10_000, patience: int = 100
+    blocks: Tensor, keep: Tensor, *, lr: Positive = 0.1, steps: Count = 10_000, patience: int = 100
 ) -> Tensor:
     """Plain gradient descent with a constant rate; the best iterate of every block is returned.
 

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-from sigprune.base.errors import NeedsData
+from sigprune.base.errors import DataError, NeedsData
 from sigprune.values.batch import Batch
 
 NEEDS: Literal["labels"] = "labels"
@@ -19,7 +19,14 @@ def objective(output: Tensor, batch: Batch) -> Tensor:
 
     Raises:
         NeedsData: the batch has no labels.
+        DataError: the labels do not fit the output.
     """
-    if batch.labels is None:
+    labels = batch.labels
+    if labels is None:
         raise NeedsData("the objective 'labels' needs (inputs, labels); 'uniform' does without labels")
-    return functional.cross_entropy(output, batch.labels)
+    if output.dim() != 2 or labels.shape != output.shape[:1] or labels.is_floating_point():
+        raise DataError(
+            "the objective 'labels' expects an output (examples, classes) and integer labels (examples,), "
+            f"got {tuple(output.shape)} and {tuple(labels.shape)} of {labels.dtype}"
+        )
+    return functional.cross_entropy(output, labels.long())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sigprune.base.errors import BadInput
+from sigprune.base.family import Count
 
 PAPER = "Tanaka et al. 2020, arXiv 2006.05467, Algorithm 1"
 
 
-def kept(total: int, target: int, *, rounds: int = 100) -> list[int]:
+def kept(total: int, target: int, *, rounds: Count = 100) -> list[int]:
     """Counts round(total · (target / total)^(t / rounds)), t = 1 ... rounds; the last is ``target`` exactly.
 
     A target of zero counts as one entry until the last round.

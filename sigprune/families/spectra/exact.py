@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
+from sigprune.base.family import Count, Positive
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Spectrum
 
@@ -13,15 +14,21 @@ PAPER = "Lee et al. 2020, arXiv 1906.06307, section 3"
 
 
 def measure(
-    operator: Operator, generator: torch.Generator, *, rows_at_once: int = 16, most_rows: int = 4096
+    operator: Operator,
+    generator: torch.Generator,
+    *,
+    rows_at_once: Count = 16,
+    most_rows: Count = 4096,
+    most_gib: Positive = 8.0,
 ) -> Spectrum:
-    """min(outputs, inputs) float64 singular values per example.
+    """min(outputs, inputs) float64 singular values per example; NaN where the map is not finite.
 
     ``rows_at_once`` backward passes are batched; 1 batches none, for operations that cannot be. The values
     come from the triangular factor of each example's transposed matrix, which keeps small ones accurate.
+    Memory: the whole map in the operator's dtype, and one example of it twice in float64.
 
     Raises:
-        BadInput: the map has more than ``most_rows`` outputs.
+        BadInput: the map has more than ``most_rows`` outputs, or takes more than ``most_gib`` GiB.
     """
     del generator  # nothing is random here
     outputs, inputs = operator.shape
@@ -29,13 +36,31 @@ def measure(
         raise BadInput(
             f"an exact spectrum takes {outputs} backward passes, over the limit most_rows={most_rows}"
         )
-    rows = [operator.rmatmat(u) for u in _unit_vectors(operator, rows_at_once)]
-    matrices = torch.cat(rows).transpose(0, 1).to(torch.float64)
-    if outputs < inputs:
-        matrices = torch.linalg.qr(matrices.transpose(1, 2), mode="r").R
-    return Spectrum(torch.linalg.svdvals(matrices).cpu())
+    needed = operator.examples * outputs * inputs * operator.dtype.itemsize / 2**30
+    if needed > most_gib:
+        raise BadInput(
+            f"an exact spectrum of {operator.examples} maps of {outputs} x {inputs} takes {needed:.1f} GiB, "
+            f"over the limit most_gib={most_gib:g}; take fewer examples (recipe: measure.examples)"
+        )
+    rows = torch.empty(operator.examples, outputs, inputs, dtype=operator.dtype, device=operator.device)
+    for start in range(0, outputs, rows_at_once):
+        products = operator.rmatmat(_unit_vectors(operator, start, min(start + rows_at_once, outputs)))
+        rows[:, start : start + len(products)] = products.transpose(0, 1)
+    return Spectrum(torch.stack([_values(example) for example in rows]))
 
 
-def _unit_vectors(operator: Operator, rows_at_once: int) -> list[Tensor]:
-    eye = torch.eye(operator.shape[0], dtype=operator.dtype, device=operator.device)
-    return [part[:, None].expand(-1, operator.examples, -1) for part in eye.split(rows_at_once)]
+def _unit_vectors(operator: Operator, start: int, end: int) -> Tensor:
+    units = torch.zeros(end - start, operator.shape[0], dtype=operator.dtype, device=operator.device)
+    units[:, start:end].fill_diagonal_(1.0)
+    return units[:, None].expand(-1, operator.examples, -1)
+
+
+def _values(matrix: Tensor) -> Tensor:
+    """Of one example, on the CPU."""
+    if not bool(matrix.isfinite().all()):
+        return torch.full((min(matrix.shape),), torch.nan, dtype=torch.float64)
+    matrix = matrix.to(torch.float64)
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = torch.linalg.qr(matrix.T, mode="r").R
+    values: Tensor = torch.linalg.svdvals(matrix)
+    return values.cpu()
