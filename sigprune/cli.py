@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import sys
-import threading
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sigprune import __version__
-from sigprune.base.errors import BadInput, BadScores, FindingFailed, FolderExists
 from sigprune.base.family import Plain
+from sigprune.cli_process import guarded
 
 if TYPE_CHECKING:
     from sigprune.recipe import Recipe
@@ -31,9 +27,6 @@ app = typer.Typer(
     Start with: sigprune run quickstart
     """,
 )
-_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
-"""The root of usage errors, ClickException; typer has moved it between versions and does not export it."""
-
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="timm:NAME, transformers:TYPE, torch:PATH, Hub id, folder")
 ]
@@ -45,6 +38,10 @@ Force = Annotated[bool, typer.Option("--force", help="replace a folder that exis
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Pretrained = Annotated[bool, typer.Option(help="start from trained weights")]
+Weights = Annotated[
+    bool | None,
+    typer.Option("--pretrained/--fresh", help="trained or fresh weights (a folder's own, else fresh)"),
+]
 Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
 
 
@@ -84,15 +81,20 @@ def prune(
     model: Model,
     *,
     sparsity: Annotated[float, typer.Option(help="fraction removed, in [0, 1)")] = 0.9,
-    score: Annotated[str | None, typer.Option(help="what ranks the weights")] = None,
-    objective: Annotated[str | None, typer.Option(help="what a data-driven score differentiates")] = None,
-    init: Annotated[str | None, typer.Option(help="initialiser, or none")] = None,
-    allocation: Annotated[str | None, typer.Option(help="how much each weight keeps")] = None,
-    schedule: Annotated[str | None, typer.Option(help="rounds of pruning")] = None,
-    isometry: Annotated[str | None, typer.Option(help="what restores isometry, or none")] = None,
-    data: Annotated[str | None, typer.Option(help="data set")] = None,
-    size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
-    epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing")] = None,
+    score: Annotated[str | None, typer.Option(help="what ranks the weights (snip)")] = None,
+    objective: Annotated[str | None, typer.Option(help="what such a score differentiates (labels)")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="initialiser; none keeps values but opens closed gates (orthogonal)"),
+    ] = None,
+    allocation: Annotated[str | None, typer.Option(help="how much each weight keeps (pooled)")] = None,
+    schedule: Annotated[str | None, typer.Option(help="rounds of pruning (the score's own)")] = None,
+    isometry: Annotated[
+        str | None, typer.Option(help="what restores isometry, or none (barzilai_borwein)")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="data set (digits)")] = None,
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels (the model's)")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing (10)")] = None,
     pretrained: Pretrained = False,
     seed: Seed = 0,
     settings: Settings = None,
@@ -123,18 +125,18 @@ def prune(
 def show(
     model: Model,
     *,
-    pretrained: Pretrained = False,
+    pretrained: Weights = None,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """What a model is made of: weights, what is skipped and why, gates."""
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import print_anatomy, print_json, stdout
+    from sigprune.cli_tables import console, print_anatomy, print_json
     from sigprune.experiment_survey import anatomy
 
-    facts = anatomy(_recipe(model, pretrained, 0, settings or ()), watch(quiet=quiet))
-    print_json(facts) if as_json else print_anatomy(stdout(), facts)
+    facts = anatomy(_recipe(model, _own(model, pretrained), 0, settings or ()), watch(quiet=quiet))
+    print_json(facts) if as_json else print_anatomy(console(), facts)
 
 
 @app.command()
@@ -147,7 +149,7 @@ def spectrum(
     data: Annotated[str, typer.Option(help="data set")] = "digits",
     size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
-    pretrained: Pretrained = False,
+    pretrained: Weights = None,
     seed: Seed = 0,
     settings: Settings = None,
     quiet: Quiet = False,
@@ -155,15 +157,15 @@ def spectrum(
 ) -> None:
     """Singular values of the input-output Jacobian, as opened and after each initialiser."""
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import print_json, print_signal, stdout
+    from sigprune.cli_tables import console, print_json, print_signal
     from sigprune.experiment_survey import spectra_under
 
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
     given = [*chosen, f"measure.examples={examples}", *(settings or ())]
-    recipe = _recipe(model, pretrained, seed, given)
+    recipe = _recipe(model, _own(model, pretrained), seed, given)
     names = [name.strip() for name in init.split(",") if name.strip()]
     moments = spectra_under(recipe, names, watch(quiet=quiet))
-    print_json(moments) if as_json else print_signal(stdout(), moments)
+    print_json(moments) if as_json else print_signal(console(), moments)
 
 
 @app.command(name="list")
@@ -175,10 +177,10 @@ def list_members(
 ) -> None:
     """The families, or the members of one with their options and defaults."""
     from sigprune.cli_catalogue import list_rows
-    from sigprune.cli_tables import print_json, print_rows, stdout
+    from sigprune.cli_tables import console, print_json, print_rows
 
     rows = list_rows(family, pattern)
-    print_json(rows) if as_json else print_rows(stdout(), rows)
+    print_json(rows) if as_json else print_rows(console(), rows)
 
 
 @app.command()
@@ -188,11 +190,11 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """What a sparse checkpoint says of itself; no tensor is read."""
-    from sigprune.cli_tables import print_checkpoint, print_json, stdout
-    from sigprune.verbs.checkpoint import inspect as read
+    from sigprune.cli_tables import console, print_checkpoint, print_json
+    from sigprune.verbs.inspecting import inspect as read
 
     facts = read(folder)
-    print_json(facts) if as_json else print_checkpoint(stdout(), facts)
+    print_json(facts) if as_json else print_checkpoint(console(), facts)
 
 
 @app.command()
@@ -202,7 +204,7 @@ def validate(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a recipe and print it with every default resolved."""
+    """Check a recipe and print it with every default resolved; model and data are not opened."""
     from sigprune.recipe import load_recipe
 
     checked = load_recipe(recipe, settings or ())
@@ -213,49 +215,10 @@ def validate(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        0: done. 1: a required finding failed, or the numbers left the finite range. 2: bad input, one line on
-        standard error. 130: interrupted.
-    """
+    """Run the command line; exit codes as :func:`sigprune.cli_process.guarded` gives them."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    if "--quiet" in given or "-q" in given or not sys.stderr.isatty():
-        # read by huggingface_hub, transformers and datasets when they are imported
-        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-            os.environ.setdefault(name, "1")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: temporary folders vanish
-    try:
-        code = app(args=[a for a in given if a != "--debug"], prog_name="sigprune", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except (FindingFailed, BadScores, FloatingPointError) as error:
-        return _fail(str(error), 1, debug)
-    except FolderExists as error:
-        return _fail(f"{error} (--force replaces it)", 2, debug)
-    except (BadInput, OSError) as error:
-        return _fail(str(error), 2, debug)
-    except _USAGE as error:
-        return _fail(error.format_message(), 2, debug)
-    return code if isinstance(code, int) else 0
-
-
-def _end(number: int, frame: object) -> None:
-    """What a batch system's time limit does."""
-    del frame
-    raise SystemExit(128 + number)
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
-    """One line for each thing that is wrong; the traceback of the error being handled if asked for."""
-    if debug:
-        traceback.print_exc()
-    for line in message.splitlines():
-        sys.stderr.write(f"error: {line}\n")
-    return code
+    words = [word for word in given if word != "--debug"]
+    return guarded(lambda: app(args=words, prog_name="sigprune", standalone_mode=False), given)
 
 
 def _recipe(model: str, pretrained: bool, seed: int, settings: Sequence[str]) -> Recipe:
@@ -271,13 +234,18 @@ def _recipe(model: str, pretrained: bool, seed: int, settings: Sequence[str]) ->
     return parse_recipe(override(start, settings))
 
 
+def _own(model: str, pretrained: bool | None) -> bool:
+    """A folder is looked at as it is, unless fresh weights are asked for."""
+    return Path(model).is_dir() if pretrained is None else pretrained
+
+
 def _text(value: str | float) -> str:
     return "null" if value == "none" else str(value)
 
 
 def _carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import print_json, print_report, stdout
+    from sigprune.cli_tables import console, print_json, print_report
     from sigprune.experiment import run as carry_out
 
     folder = out or Path("runs") / f"{recipe.name}-{recipe.digest[:8]}"
@@ -285,4 +253,4 @@ def _carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as
     if as_json:
         print_json({"folder": str(folder), **report.data})
     else:
-        print_report(stdout(), report, folder)
+        print_report(console(), report, folder)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from sigprune import families as folder
-from sigprune.base.errors import UnknownName
+from sigprune.base.errors import BadInput, UnknownName
 from sigprune.base.family import Family, Member, Option, Plain
 
 Row = dict[str, Plain]
@@ -26,6 +26,7 @@ def list_rows(what: str | None, pattern: str) -> list[Row]:
 
     Raises:
         UnknownName: there is no such family.
+        BadInput: nothing matches the pattern.
     """
     known = _families()
     if what is None:
@@ -38,7 +39,10 @@ def list_rows(what: str | None, pattern: str) -> list[Row]:
         rows = [_member(known[what].read(name)) for name in known[what].names()]
     else:
         raise UnknownName("family", what, [*known, *OTHERS])
-    return [row for row in rows if fnmatchcase(str(row["name"]), pattern)]
+    found = [row for row in rows if fnmatchcase(str(row["name"]), pattern)]
+    if not found:
+        raise BadInput(f"none of {len(rows)} {what} matches {pattern!r}")
+    return found
 
 
 def _families() -> dict[str, Family[Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from sigprune.base.progress import Progress, SilentProgress, Tell
@@ -32,6 +32,7 @@ class TerminalProgress:
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
             TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(),
         )
         with Bars(*columns, console=self.console) as bars:
             task = bars.add_task(title, total=None, count="")

@@ -15,15 +15,21 @@ from rich.table import Table
 from sigprune.base.family import Plain
 from sigprune.effects.report import Report, number
 from sigprune.effects.schema import FindingFacts, Histogram, IsometryFacts, Moment
+from sigprune.values.finding import Finding
 
 _STATISTICS = ("mean", "std", "min", "median", "max", "condition")
+_CHANCE = (
+    "warning: no better than saying the largest class; train longer (--epochs) or differently "
+    "(for example --set train.optimizer=adamw --set train.lr=0.001)"
+)
 _WIDTH = 32
+"""Columns of a histogram where there is room."""
 
 
-def stdout() -> Console:
-    """A console that never interprets what it prints, and never wraps in a pipe."""
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output (or error): what is printed is never interpreted, and never wrapped in a pipe."""
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 10_000
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
 
 
 def print_json(data: object) -> None:
@@ -31,40 +37,39 @@ def print_json(data: object) -> None:
     sys.stdout.write(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def print_rows(console: Console, rows: Sequence[Mapping[str, Plain]]) -> None:
-    """A table with a column for each key; numbers to the right."""
+def print_rows(console: Console, rows: Sequence[Mapping[str, Plain]], *, digits: int = 4) -> None:
+    """A table with a column for each key; numbers to the right, with so many significant digits."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for key in keys:
         numeric = all(_is_number(row.get(key)) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in keys))
+        table.add_row(*(_cell(row.get(key), digits) for key in keys))
     if console.is_terminal:
         console.print(table, soft_wrap=False)
         return
     with console.capture() as grabbed:
         console.print(table, soft_wrap=False)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in grabbed.get().splitlines()))
+    console.file.write("".join(f"{line.rstrip()}\n" for line in grabbed.get().splitlines()))
 
 
 def print_signal(console: Console, moments: Sequence[Moment]) -> None:
-    """Singular values at every moment, with histograms on one logarithmic axis."""
+    """Singular values at every moment; histograms on one logarithmic axis, where there is room for them."""
     edges = [edge for m in moments for edge in _occupied(m["histogram"])]
     low, high = min(edges, default=1.0), max(edges, default=1.0)
-    span = f"{low:.2g} to {high:.2g}, log scale"
+    span = f"{low:.2g} to {high:.2g}, log"
     blocks = " ▁▂▃▄▅▆▇█" if console.encoding.lower().startswith("utf") else " .:-=+*#%"
-    print_rows(
-        console,
-        [
-            {
-                "singular values": m["moment"],
-                **{key: number(m["summary"][key]) for key in _STATISTICS},
-                span: _bars(m["histogram"], low, high, blocks),
-            }
-            for m in moments
-        ],
-    )
+    rows: list[dict[str, Plain]] = [
+        {"singular values": m["moment"], **{key: number(m["summary"][key]) for key in _STATISTICS}}
+        for m in moments
+    ]
+    taken = sum(3 + max(len(key), *(len(_cell(row[key], 3)) for row in rows)) for key in rows[0])
+    width = min(_WIDTH, console.width - taken) if console.is_terminal else _WIDTH
+    if width >= len(span):
+        bars = [_bars(m["histogram"], low, high, blocks, width) for m in moments]
+        rows = [row | {span: bar} for row, bar in zip(rows, bars, strict=True)]
+    print_rows(console, rows, digits=3)
 
 
 def print_report(console: Console, report: Report, folder: Path) -> None:
@@ -80,6 +85,8 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
     for finding in report.failed:
         console.print(_warning(finding), style="yellow")
     console.print(_accuracy(report))
+    if report.at_chance:
+        console.print(_CHANCE, style="yellow")
     console.print(f"written to {folder}")
 
 
@@ -124,10 +131,11 @@ def _isometry(facts: IsometryFacts) -> str:
     return f"isometry ({facts['method']}): mean residual |BBᵀ - I| from {mean}"
 
 
-def _warning(finding: FindingFacts) -> str:
-    bounds = f"expected {number(finding['low']):g} to {number(finding['high']):g}"
-    text = f"warning: {finding['name']} {finding['where']} is {number(finding['value']):.4g}, {bounds}"
-    return f"{text}; {finding['remedy']}" if finding["remedy"] else text
+def _warning(facts: FindingFacts) -> str:
+    low, high = number(facts["low"]), number(facts["high"])
+    return str(
+        Finding(facts["name"], facts["where"], number(facts["value"]), low, high, remedy=facts["remedy"])
+    )
 
 
 def _accuracy(report: Report) -> str:
@@ -148,13 +156,13 @@ def _occupied(histogram: Histogram) -> list[float]:
     return [edges[filled[0]], edges[filled[-1] + 1]] if filled else []
 
 
-def _bars(histogram: Histogram, low: float, high: float, blocks: str) -> str:
+def _bars(histogram: Histogram, low: float, high: float, blocks: str, width: int) -> str:
     """The counts as one line of blocks between ``low`` and ``high``; any count at all is visible."""
-    columns = [0] * _WIDTH
+    columns = [0] * width
     edges, span = histogram["edges"], math.log(high / low) or 1.0
     for count, left, right in zip(histogram["counts"], edges, edges[1:], strict=False):
         place = math.log(math.sqrt(left * right) / low) / span
-        columns[min(max(int(place * _WIDTH), 0), _WIDTH - 1)] += count
+        columns[min(max(int(place * width), 0), width - 1)] += count
     most = max(columns) or 1
     return "".join(blocks[math.ceil(count / most * (len(blocks) - 1))] for count in columns)
 
@@ -175,11 +183,11 @@ def _is_number(value: Plain) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: Plain) -> str:
+def _cell(value: Plain, digits: int = 4) -> str:
     if value is None or isinstance(value, bool):
         return {None: "", True: "yes", False: "no"}[value]
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, int):
         return f"{value:,}"
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sigprune.base.errors import CheckpointError, Diverged
+from sigprune.base.errors import CheckpointError, Diverged, FindingFailed
 from sigprune.base.family import Plain, Step
 from sigprune.base.folders import new_folder
 from sigprune.base.progress import Progress, SilentProgress, Tell
@@ -103,8 +103,12 @@ class _Experiment:
         with self.step("open"):
             self.setting = open_setting(self.recipe)
             self.view = self.setting.view
-        with deterministic(next(self.view.module.parameters()).device, full_precision=True):
-            dense, mask = self.sculpt()
+        try:
+            with deterministic(next(self.view.module.parameters()).device, full_precision=True):
+                dense, mask = self.sculpt()
+        except FindingFailed as error:
+            error.signal = tuple(self.signal)
+            raise
         self.train_both(mask, dense)
         return self.write(folder, mask)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from sigprune.base.seeds import generator
 from sigprune.effects.training import Split, TrainPlan, device_of
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
+from sigprune.values.batch import Batch
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
-from sigprune.verbs.fitting import Batches, Fitted
+from sigprune.verbs.fitting import Batches, Fitted, fit_images
 from sigprune.verbs.opening import class_args, describe, open_model
 
 
@@ -74,10 +75,22 @@ def open_setting(recipe: Recipe) -> Setting:
     args = class_args(model.ref, len(data.classes)) | dict(model.args)
     module = open_model(model.ref, pretrained=model.pretrained, args=args, seed=recipe.seed)
     view = describe(module.to(device), batchnorm=model.batchnorm)
+    if view.library == "torch":
+        view = replace(view, example=_example(view, data.train[0][:1], recipe.data.size))
     view = view.select(include=plan.include, exclude=plan.exclude, biases=plan.biases)
     setting = Setting(recipe, view, data)
     _check(setting)
     return setting
+
+
+def _example(view: View, image: Tensor, size: int | None) -> Batch:
+    """A model of one's own says nothing of its input but the channels: its size is that of the data."""
+    (name, guess), *others = view.example.inputs.items()
+    if others or guess.dim() != 4:
+        return view.example
+    height, width = (size, size) if size else image.shape[-2:]
+    fitted = fit_images(image, guess.shape[1], (height, width))
+    return Batch({name: fitted.to(guess.device, guess.dtype)})
 
 
 def _check(setting: Setting) -> None:

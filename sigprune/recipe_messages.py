@@ -30,7 +30,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     line = _line(problems[0], root)
-    return line if len(problems) == 1 else f"{line} (and {len(problems) - 1} more)"
+    others = len(problems) - 1
+    return f"{line} (and {others} more error{'s' * (others > 1)})" if others else line
 
 
 def _line(problem: ErrorDetails, root: type[BaseModel]) -> str:

@@ -87,7 +87,7 @@ def shipped() -> dict[str, Path]:
 
 
 def find(ref: str | Path) -> Path:
-    """The file that a reference names: a shipped recipe's bare name, else a path.
+    """The file that a reference names: a shipped recipe's bare name, a path, or the folder of a run.
 
     Raises:
         RecipeError: there is no such file.
@@ -97,6 +97,8 @@ def find(ref: str | Path) -> Path:
     if isinstance(ref, str) and ref in known:
         return known[ref]
     path = Path(ref)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
     if path.is_file():
         return path
     if isinstance(ref, str) and path.name == ref and not path.suffix:

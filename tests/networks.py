@@ -66,3 +66,15 @@ def labelled(view: View, examples: int = 24, batches: int = 3, classes: int = 4,
         (torch.randn(examples, *shape, generator=draw), torch.randint(classes, (examples,), generator=draw))
         for _ in range(batches)
     ]
+
+
+class FlatConv(nn.Module):
+    """A convolution and a classifier that takes its output for images of 8x8 pixels only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).flatten(1))

@@ -19,10 +19,11 @@ import sigprune
 from sigprune import __version__
 from sigprune.cli import main
 from sigprune.cli_progress import TerminalProgress, watch
-from sigprune.recipe import load_recipe
+from sigprune.recipe import load_recipe, parse_recipe
 
 # the package under test, wherever a command runs and whether or not it is installed
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sigprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+MOMENTS = ("as opened", "after init", "after pruning", "after isometry")
 SMALL = [
     "--set",
     "train.epochs=1",
@@ -194,6 +195,33 @@ def test_shipped_recipes_run_by_name_from_a_wheel(tmp_path):
     assert "written to runs/quickstart-" in done.stdout
 
 
+def test_the_defaults_in_the_help_are_those_of_recipes(capsys):
+    plan = parse_recipe({"model": {"ref": "timm:test_resnet"}})
+    text = " ".join(call(capsys, "prune", "--help")[1].replace("│", " ").split())
+    steps = (plan.prune.score, plan.prune.objective, plan.init.method, plan.prune.allocation, plan.isometry)
+    for default in (*(step.name for step in steps), plan.data.source.name, str(plan.train.epochs)):
+        assert f"({default})" in text, default
+
+
+def test_nothing_found_is_an_error(capsys):
+    code, _, err = call(capsys, "list", "scores", "x*")
+    assert (code, err) == (2, "error: none of 4 scores matches 'x*'\n")
+
+
+def test_a_run_can_be_repeated_from_its_folder(finished, capsys):
+    (folder,) = (finished[0] / "runs").iterdir()
+    again = json.loads(call(capsys, "validate", str(folder), "--json")[1])
+    assert again["digest"] == json.loads((folder / "report.json").read_text())["digest"]
+
+
+def test_show_looks_at_a_folder_as_it_is(finished, capsys):
+    (folder,) = (finished[0] / "runs").iterdir()
+    shown = (call(capsys, "show", str(folder), *more, "--json")[1] for more in ([], ["--fresh"]))
+    own, fresh = (json.loads(text) for text in shown)
+    assert not any(gate["closed"] for gate in own["gates"])
+    assert all(gate["closed"] for gate in fresh["gates"])
+
+
 def test_list_models_takes_a_pattern(capsys):
     names = [
         row["reference"] for row in json.loads(call(capsys, "list", "models", "test_resn*", "--json")[1])
@@ -333,6 +361,7 @@ def test_a_required_finding_that_fails_gives_exit_code_1_and_no_folder(capsys, m
     code, out, err = call(capsys, "run", "quickstart", *SMALL, "--set", required)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("error: FAILED: mean_jsv")
+    assert [line.partition("  ")[0] for line in err.splitlines()[2:6]] == list(MOMENTS)
     assert not list(tmp_path.iterdir())
 
 

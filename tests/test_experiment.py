@@ -147,6 +147,15 @@ def test_the_shipped_quickstart_keeps_its_promise(tmp_path):
     assert not report.dead_layers
 
 
+def test_a_network_of_ones_own_gets_the_size_of_the_data(tmp_path):
+    """Its layers say how many channels it takes, and nothing of height and width."""
+    own = {"ref": "torch:tests.networks.FlatConv"}
+    report = run(
+        recipe(model=own, data={}, prune={"score": "synflow", "allocation": "erk"}), tmp_path / "own"
+    )
+    assert report.reloaded_test_accuracy == report.test_accuracy
+
+
 def test_data_without_a_test_split(tmp_path):
     noise = {"source": {"name": "noise", "examples": 32, "channels": 1}, "size": 16}
     report = run(recipe(data=noise), tmp_path / "noise")
@@ -198,7 +207,11 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
     ("changes", "error", "message"),
     [
         # closed gates: SNIP would prune whole branches in silence
-        ({"init": {"gates": "keep"}}, FindingFailed, r"dead_weights at .* and \d+ more is .*open the gates"),
+        (
+            {"init": {"gates": "keep"}},
+            FindingFailed,
+            r"dead_weights is \d+ \(.* and \d+ more\), expected 0; .*set init.gates: open",
+        ),
         ({"verify": {"mean_jsv": {"low": 50, "high": 60, "required": True}}}, FindingFailed, "mean_jsv"),
         ({"train": {"epochs": 1, "lr": 1e18}}, Diverged, r"the loss is (nan|inf) in epoch 1"),
         ({"model": {"ref": "timm:test_resnot"}}, BadInput, "did you mean test_resnet"),

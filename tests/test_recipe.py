@@ -89,7 +89,7 @@ def test_a_wrong_value_names_its_path_what_was_expected_and_what_was_got(setting
 
 
 def test_several_problems_are_counted_and_unknown_keys_come_first() -> None:
-    with pytest.raises(RecipeError, match=r"^modle: unknown key; did you mean model\? \(and 1 more\)$"):
+    with pytest.raises(RecipeError, match=r"^modle: unknown key; did you mean model\? \(and 1 more error\)$"):
         parse_recipe({"modle": {"ref": "x"}})
     with pytest.raises(RecipeError, match=r"^model: expected a value, got none \(in here\)$"):
         parse_recipe({}, "here")

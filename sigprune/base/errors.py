@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SigpruneError(Exception):
@@ -87,7 +87,13 @@ class Diverged(SigpruneError, ArithmeticError):
 
 
 class FindingFailed(SigpruneError):
-    """A required finding failed; the network is not worth training as it stands."""
+    """A required finding failed; the network is not worth training as it stands.
+
+    Attributes:
+        signal: what was measured until then, as in the ``signal`` group of a report.
+    """
+
+    signal: Sequence[object] = ()
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -160,6 +160,8 @@ class Family(Generic[P]):
         """
         if isinstance(step, str):
             step = Step(step)
+        if not isinstance(step, Step):
+            raise BadInput(f"{self.plural}: expected a name, or Step(name, options), got {step!r}")
         where = f"{path or self.plural}.{step.name}"
         known = self.read(step.name).options
         for key in step.options:

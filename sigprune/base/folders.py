@@ -64,9 +64,7 @@ def _refuse(target: Path, replace: str | None, besides: Path | None = None) -> N
         raise BadInput(f"{target}: expected a folder, found a file; choose another folder")
     found = {path.name for path in target.iterdir() if path != besides} if target.is_dir() else set()
     if found and replace is None:
-        raise FolderExists(
-            f"{target}: the folder exists and is not empty; choose another, or ask to replace it"
-        )
+        raise FolderExists(f"{target}: the folder exists and is not empty; choose another")
     if found and replace not in found:
         raise BadInput(
             f"{target}: the folder holds other things ({min(found)}, ...) and no {replace}: "

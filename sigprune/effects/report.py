@@ -67,6 +67,10 @@ class Report:
                 raise BadInput(f"report.{group}: expected {_words(kind)}, got {_short(plain.get(group))}")
         object.__setattr__(self, "data", plain)
 
+    def __repr__(self) -> str:
+        score = "" if self.test_accuracy is None else f", test accuracy {self.test_accuracy:.4f}"
+        return f"Report({self.value('model', 'ref')}, sparsity {self.sparsity:.4f}{score})"
+
     def __hash__(self) -> int:
         return hash(self.to_json())
 
@@ -123,6 +127,13 @@ class Report:
     def majority_accuracy(self) -> float | None:
         """Of always saying the most frequent class of the test split."""
         return self._score("majority_accuracy")
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether a trained network is not clearly better than saying the most frequent class."""
+        score, chance = self.test_accuracy, self.majority_accuracy
+        trained = bool(self.facts["training"]["epochs"])
+        return trained and score is not None and chance is not None and score <= 1.1 * chance
 
     @property
     def failed(self) -> list[FindingFacts]:

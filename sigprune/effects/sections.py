@@ -155,6 +155,8 @@ def limits(report: Report) -> str:
     ]
     if report.member("data", "source") == "noise":
         lines.append("- The data are noise with random labels: the accuracy means nothing.")
+    if report.at_chance:
+        lines.append("- It is no better than saying the largest class: it has learned nothing yet.")
     if not report.facts["training"]["epochs"]:
         lines.append("- The network has not been trained.")
     if report.dead_layers:

@@ -43,8 +43,8 @@ class Finding:
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "FAILED" if self.required else "warning"
-        bounds = f"expected {self.low:g} to {self.high:g}"
-        text = f"{verdict}: {self.name} at {self.where} is {self.value:.4g}, {bounds}"
+        bounds = f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+        text = f"{verdict}: {self.name} is {self.value:.4g} ({self.where}), expected {bounds}"
         return text if self.ok or not self.remedy else f"{text}; {self.remedy}"
 
 

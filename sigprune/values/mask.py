@@ -15,7 +15,7 @@ from sigprune.base.errors import BadInput, MaskViolated
 from sigprune.base.tensors import Tensors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mask:
     """Which entries of which weights are kept. Explicit: never inferred from zeros.
 
@@ -32,6 +32,9 @@ class Mask:
     """
 
     keep: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        return f"Mask({len(self.keep)} weights, {self.kept:,} of {self.total:,} entries kept)"
 
     def __post_init__(self) -> None:
         for name, tensor in self.keep.items():
@@ -115,7 +118,7 @@ class Mask:
             if alive:
                 raise MaskViolated(
                     f"{name}: {alive} entries that the mask removed are not zero; "
-                    "train inside hold(view, mask, optimizer), or call apply_(view, mask) first"
+                    "they were written after apply_(view, mask), or after the last step inside hold(...)"
                 )
 
     def _fits(self, tensors: Mapping[str, Tensor]) -> None:

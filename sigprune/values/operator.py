@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import BatchLike
-from sigprune.values.view import View
+from sigprune.values.view import View, expect_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,7 @@ def jacobian(
         >>> jacobian(view, torch.randn(5, 8)).shape
         (2, 8)
     """
+    expect_view(view)
     coupled = [
         n for n, m in view.module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is None
     ]

@@ -41,7 +41,7 @@ class Gate:
         return not self.value > 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class View:
     """An immutable description in which every parameter is a Weight or skipped with a reason.
 
@@ -86,6 +86,12 @@ class View:
     embed: Callable[[Batch], Batch] | None = None
     prunable: tuple[str, ...] = ()
     batchnorm: BatchNormMode = "fresh"
+
+    def __repr__(self) -> str:
+        return (
+            f"View({self.architecture} of {self.library}: {len(self.weights)} weights, {len(self.prunable)} "
+            f"prunable, {len(self.skipped)} parameters skipped, {len(self.gates)} gates)"
+        )
 
     def __getitem__(self, name: str) -> Weight:
         """The weight of that name (or tied name).
@@ -206,6 +212,16 @@ class View:
                         value.fill_(1.0 if key == "running_var" else 0.0)
                 stats[f"{prefix}.{key}" if prefix else key] = value
         return stats
+
+
+def expect_view(thing: object) -> None:
+    """What verbs say to a model that was not described.
+
+    Raises:
+        BadInput: it is no view.
+    """
+    if not isinstance(thing, View):
+        raise BadInput(f"expected a View, got {type(thing).__name__}; make one first: view = describe(model)")
 
 
 def readonly(reasons: dict[str, Reason]) -> Mapping[str, Reason]:

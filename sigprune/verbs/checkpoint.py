@@ -22,17 +22,20 @@ from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
-from sigprune.values.view import View
+from sigprune.values.view import View, expect_view
 from sigprune.verbs.packing import pack, stored, unpack, zeroed
 
 CONFIG, DENSE, PACKED = "config.json", "model.safetensors", "model.sparse.safetensors"
 
 
-class _Reader(Protocol):
+class Reader(Protocol):
     """What is used of an open file (safetensors has no types)."""
 
-    def offset_keys(self) -> list[str]: ...
-    def get_tensor(self, name: str) -> Tensor: ...
+    def offset_keys(self) -> list[str]:
+        """The tensors' names, in the order of the file."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        """One of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,7 @@ def save(
         >>> load(folder, into=nn.Linear(8, 4)).mask == mask
         True
     """
+    expect_view(view)
     tensors, tied = stored(view.module)
     mask.check(tensors)
     with new_folder(folder) as staging:
@@ -136,58 +140,15 @@ def load(ref: str | Path, *, revision: str | None = None, into: nn.Module | None
         >>> load(folder, into=nn.Linear(2, 2)).manifest.provenance["note"]
         'dense'
     """
-    folder = _local(ref, revision)
-    with _reading(folder / PACKED) as (manifest, file):
+    if into is not None and not isinstance(into, nn.Module):
+        raise BadInput(f"into: expected a torch.nn.Module, got {type(into).__name__}")
+    folder = local_folder(ref, revision)
+    with reading(folder / PACKED) as (manifest, file):
         tensors, mask = unpack(manifest, file.offset_keys(), file.get_tensor)
         model = _rebuilt(folder, manifest) if into is None else into
         _fill_(model, tensors, manifest, keep_tensors=into is None)
     order = [name for name in model.state_dict() if name in mask.keep]
     return SparseCheckpoint(model.eval(), Mask({name: mask.keep[name] for name in order}), manifest)
-
-
-def inspect(folder: str | Path) -> dict[str, Plain]:
-    """What a checkpoint folder holds, from the header of its packed file alone: no tensor is read.
-
-    Returns:
-        Plain values: architecture, codec, counts and digest of the mask, ``layers`` (one per masked tensor),
-        ``files`` (name -> bytes), ``provenance``.
-
-    Raises:
-        CheckpointError: there is no packed file, or its header or manifest is damaged.
-    """
-    path = _local(folder, None) / PACKED
-    with _reading(path) as (manifest, _):
-        pass
-    return {
-        "library": manifest.library,
-        "architecture": manifest.architecture,
-        "codec": manifest.codec,
-        "sparsity": manifest.sparsity,
-        "kept": manifest.kept,
-        "total": manifest.total,
-        "entries": sum(entry.total for entry in manifest.tensors.values()),
-        "mask": manifest.mask_digest,
-        "tied": dict(manifest.tied),
-        "layers": _layers(manifest),
-        "files": {p.name: p.stat().st_size for p in sorted(path.parent.iterdir()) if p.is_file()},
-        "provenance": dict(manifest.provenance),
-    }
-
-
-def _layers(manifest: Manifest) -> list[Plain]:
-    entries = [(name, entry, entry.kept) for name, entry in manifest.tensors.items()]
-    return [
-        {
-            "name": name,
-            "shape": list(entry.shape),
-            "dtype": entry.dtype,
-            "kept": kept,
-            "total": entry.total,
-            "sparsity": 1.0 - kept / entry.total if entry.total else 0.0,
-        }
-        for name, entry, kept in entries
-        if kept is not None
-    ]
 
 
 def _write(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
@@ -211,7 +172,13 @@ def _facts(path: Path) -> dict[str, Plain]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _local(ref: str | Path, revision: str | None) -> Path:
+def local_folder(ref: str | Path, revision: str | None) -> Path:
+    """The folder that a reference names.
+
+    Raises:
+        CheckpointError: there is none; says how to get it if it may be a repository.
+        BadInput: a revision of a folder.
+    """
     folder = Path(ref)
     if folder.is_file():
         raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
@@ -227,11 +194,11 @@ def _local(ref: str | Path, revision: str | None) -> Path:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[tuple[Manifest, _Reader]]:
+def reading(path: Path) -> Iterator[tuple[Manifest, Reader]]:
     """The file, open, and its manifest; every complaint names the file."""
     try:
         with safe_open(path, framework="pt") as file:
-            yield _manifest(file.metadata() or {}), cast("_Reader", file)
+            yield _manifest(file.metadata() or {}), cast("Reader", file)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such file; expected a folder that sigprune's save() wrote"
@@ -250,6 +217,8 @@ def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     """The model that ``config.json`` describes, in the dtype of the stored parameters where they have one."""
     try:
         model = adapters.get(manifest.library).rebuild(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (or pass a model of yours: load(..., into=model))") from error
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ImportError) as error:
         raise CheckpointError(
             f"{folder / CONFIG}: {manifest.library} cannot rebuild {manifest.architecture} from it: {error}; "

@@ -42,7 +42,10 @@ class Fitted:
         view, images, size = self.view, self.images[rows], self.size
         if view.embed is not None or view.input_name not in view.example.inputs:
             takes = ", ".join(view.example.inputs)
-            raise DataError(f"the data set holds images, but {view.architecture} takes {takes}")
+            raise DataError(
+                f"the data set holds images, but {view.architecture} takes {takes}; recipes have no other "
+                "data yet: prune such models from Python, with batches of your own or a data-free score"
+            )
         channels, *own = view.example.inputs[view.input_name].shape[1:]
         if len(own) == 2:
             return fit_images(images, channels, (size, size) if size else (own[0], own[1]))

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sigprune.base.errors import BadInput
 from sigprune.values.mask import Mask
-from sigprune.values.view import View
+from sigprune.values.view import View, expect_view
 
 
 @contextmanager
@@ -51,6 +51,7 @@ def hold(view: View, mask: Mask, optimizer: Optimizer) -> Iterator[None]:
         >>> int((model.weight != 0).sum())
         8
     """
+    expect_view(view)
     raw = _unwrapped(optimizer)
     params = dict(view.module.named_parameters(remove_duplicate=False))
     masked = [(params[name], gone) for name, gone in _removed(mask, params).items()]

@@ -14,7 +14,7 @@ from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.families.inits import Init, inits
 from sigprune.values.slot import Slot
-from sigprune.values.view import Reason, View
+from sigprune.values.view import Reason, View, expect_view
 from sigprune.values.weight import Weight
 
 GatePolicy = Literal["open", "keep"]
@@ -61,6 +61,7 @@ def reinit_(
         >>> bool(torch.allclose(view.module.weight @ view.module.weight.T, torch.eye(4), atol=1e-6))
         True
     """
+    expect_view(view)
     if gates not in get_args(GatePolicy):
         raise UnknownName("gate policy", gates, get_args(GatePolicy))
     params = view.params()

@@ -15,7 +15,7 @@ from sigprune.base.progress import Tell, ignore
 from sigprune.families.isometries import isometries
 from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import residual
-from sigprune.values.view import View
+from sigprune.values.view import View, expect_view
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def restore_(
         >>> done.score_after < 0.5 * done.score_before
         True
     """
+    expect_view(view)
     if not gain > 0:
         raise BadInput(f"the gain is the singular value aimed at: expected more than 0, got {gain}")
     choice = isometries.choose(isometry)

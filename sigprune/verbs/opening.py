@@ -212,12 +212,15 @@ def describe(
 
 def _adapter(model: nn.Module) -> Adapter:
     """The first adapter that accepts the model; torch's accepts every module and comes last."""
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModel(
+            f"expected a torch.nn.Module, got {type(model).__name__}; open_model(name) opens a model by name"
+        )
     others = [name for name in adapters.names() if name != "torch"]
-    for name in (*others, "torch"):
-        adapter = adapters.get(name)
-        if adapter.accepts(model):
-            return adapter
-    raise UnsupportedModel(f"expected a torch.nn.Module, got {type(model).__name__}")
+    found = (adapters.get(name) for name in (*others, "torch"))
+    return next(adapter for adapter in found if adapter.accepts(model))
 
 
 def _hub(name: str, revision: str | None) -> Reference:

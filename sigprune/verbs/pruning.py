@@ -28,7 +28,7 @@ from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.ranking import Ranking
-from sigprune.values.view import View
+from sigprune.values.view import View, expect_view
 
 StepLike = str | Step | ModuleType
 
@@ -129,6 +129,7 @@ def choose_mask(
 
     ``report`` is called with (batches read, batches in all), or with rounds for scores without data.
     """
+    expect_view(view)
     if not 0 <= sparsity < 1:
         raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
     if isinstance(batches, Iterator):
@@ -234,4 +235,5 @@ def apply_(view: View, mask: Mask) -> None:
         >>> int((view.module.weight == 0).sum())
         8
     """
+    expect_view(view)
     mask.apply_(view.params())

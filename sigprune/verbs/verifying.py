@@ -94,13 +94,15 @@ def _finite_output(evidence: Evidence) -> Result:
     with torch.no_grad():
         output = evidence.view.forward({}, evidence.view.read(evidence.batch))
     finite = float(torch.isfinite(output).double().mean())
-    return finite, "", "the signal overflows: lower the init gain or keep the gates closed"
+    return finite, "", "the signal overflows: lower init.method.gain, or set init.gates: keep"
 
 
 def _mean_jsv(evidence: Evidence) -> Result:
     if evidence.spectrum is None:
         return None
-    return evidence.spectrum.summary().mean, "", "change the init gain or restore isometry"
+    mean = evidence.spectrum.summary().mean
+    weak = "the signal dies out: raise init.method.gain, or restore isometry if that is off"
+    return mean, "", weak if mean < 1 else "the signal explodes: lower init.method.gain"
 
 
 def _condition_number(evidence: Evidence) -> Result:
@@ -109,14 +111,14 @@ def _condition_number(evidence: Evidence) -> Result:
     return (
         evidence.spectrum.summary().condition,
         "",
-        "some directions die: restore isometry or lower the sparsity",
+        "some directions die: lower prune.sparsity, or restore isometry if that is off",
     )
 
 
 def _dead_weights(evidence: Evidence) -> Result:
     if evidence.dead is None:
         return None
-    return float(len(evidence.dead)), _first(evidence.dead), "open the gates (init.gates: open)"
+    return float(len(evidence.dead)), _first(evidence.dead), "no score can rank them: set init.gates: open"
 
 
 def _collapsed_weights(evidence: Evidence) -> Result:
@@ -127,7 +129,7 @@ def _collapsed_weights(evidence: Evidence) -> Result:
     return (
         float(len(empty)),
         _first(empty),
-        "lower the sparsity, use the allocation erk, or exclude the weight",
+        "nothing is left of them: lower prune.sparsity, set prune.allocation: erk, or prune.exclude them",
     )
 
 

@@ -29,8 +29,8 @@ def test_verdicts():
     warning = Finding("b", "x", 3.0, 0.5, 2.0, remedy="try y")
     lost = Finding("c", "layer3", math.nan, 0.5, 2.0, required=True, remedy="try z")
     assert (good.ok, warning.ok, lost.ok) == (True, False, False)
-    assert str(warning) == "warning: b at x is 3, expected 0.5 to 2; try y"
+    assert str(warning) == "warning: b is 3 (x), expected 0.5 to 2; try y"
     Findings((good, warning)).require()
     assert Findings((good, warning)).ok
-    with pytest.raises(FindingFailed, match=r"^FAILED: c at layer3 is nan, expected 0.5 to 2; try z$"):
+    with pytest.raises(FindingFailed, match=r"^FAILED: c is nan \(layer3\), expected 0.5 to 2; try z$"):
         (Findings((good, warning)) + Findings((lost,))).require()

@@ -23,7 +23,8 @@ from sigprune.values.bits import as_integers
 from sigprune.values.manifest import Entry, Manifest
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
-from sigprune.verbs.checkpoint import DENSE, PACKED, SparseCheckpoint, inspect, load, save
+from sigprune.verbs.checkpoint import DENSE, PACKED, SparseCheckpoint, load, save
+from sigprune.verbs.inspecting import inspect
 from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.pruning import apply_, prune
 

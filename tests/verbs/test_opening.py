@@ -10,11 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from sigprune.base.errors import BadInput, UnknownName
+from sigprune.base.errors import BadInput, UnknownName, UnsupportedModel
 from sigprune.base.tensors import digest
 from sigprune.families.adapters import adapters
 from sigprune.values.batch import Batch
+from sigprune.values.mask import Mask
+from sigprune.values.operator import jacobian
+from sigprune.verbs.checkpoint import save
+from sigprune.verbs.holding import hold
+from sigprune.verbs.initialising import reinit_
+from sigprune.verbs.isometry import restore_
 from sigprune.verbs.opening import Reference, class_args, describe, open_model, split_ref
+from sigprune.verbs.pruning import apply_, prune
+from sigprune.verbs.verifying import verify
 
 
 @pytest.mark.parametrize(
@@ -215,3 +223,31 @@ def test_several_outputs_and_logits():
 def test_unknown_library_lists_the_known():
     with pytest.raises(UnknownName, match="timm"):
         open_model("tinm:resnet18")
+
+
+def test_verbs_say_what_they_expect_instead_of_a_model(tmp_path):
+    model, mask = nn.Linear(4, 4), Mask({})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    calls = [
+        lambda: prune(model, sparsity=0.5, score="random"),
+        lambda: reinit_(model),
+        lambda: restore_(model, mask),
+        lambda: apply_(model, mask),
+        lambda: hold(model, mask, optimizer).__enter__(),
+        lambda: save(tmp_path / "out", model, mask),
+        lambda: jacobian(model, torch.zeros(1, 4)),
+        lambda: verify(model, torch.zeros(1, 4)),
+    ]
+    for call in calls:
+        with pytest.raises(BadInput, match=r"expected a View, got Linear; make one .*describe\(model\)"):
+            call()
+    with pytest.raises(UnsupportedModel, match=r"got str; open_model\(name\) opens a model by name"):
+        describe("timm:resnet18")
+    with pytest.raises(BadInput, match=r"inits: expected a name, or Step\(name, options\), got \{"):
+        reinit_(describe(model), {"name": "orthogonal"})
+
+
+def test_values_introduce_themselves_in_a_line():
+    view = describe(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)))
+    assert repr(view) == "View(Sequential of torch: 2 weights, 2 prunable, 2 parameters skipped, 0 gates)"
+    assert repr(prune(view, sparsity=0.5, score="random")) == "Mask(2 weights, 24 of 48 entries kept)"

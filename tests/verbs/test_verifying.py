@@ -38,7 +38,7 @@ def test_bounds_replace_the_defaults(view):
     findings = verify(view, labelled(view)[0], {"mean_jsv": Bound(1.5, 2.0, required=True)})
     with pytest.raises(
         FindingFailed,
-        match=r"FAILED: mean_jsv at network is 0\.8\d+, expected 1.5 to 2; change the init gain",
+        match=r"FAILED: mean_jsv is 0\.8\d+ \(network\), expected 1.5 to 2; the signal dies out: raise",
     ):
         findings.require()
     with pytest.raises(UnknownName, match="did you mean mean_jsv"):
