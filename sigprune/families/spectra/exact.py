@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Count, Positive
+from sigprune.families.spectra._shared import singular_values
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Spectrum
 
@@ -46,21 +47,10 @@ def measure(
     for start in range(0, outputs, rows_at_once):
         products = operator.rmatmat(_unit_vectors(operator, start, min(start + rows_at_once, outputs)))
         rows[:, start : start + len(products)] = products.transpose(0, 1)
-    return Spectrum(torch.stack([_values(example) for example in rows]))
+    return Spectrum(torch.stack([singular_values(example) for example in rows]))
 
 
 def _unit_vectors(operator: Operator, start: int, end: int) -> Tensor:
     units = torch.zeros(end - start, operator.shape[0], dtype=operator.dtype, device=operator.device)
     units[:, start:end].fill_diagonal_(1.0)
     return units[:, None].expand(-1, operator.examples, -1)
-
-
-def _values(matrix: Tensor) -> Tensor:
-    """Of one example, on the CPU."""
-    if not bool(matrix.isfinite().all()):
-        return torch.full((min(matrix.shape),), torch.nan, dtype=torch.float64)
-    matrix = matrix.to(torch.float64)
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = torch.linalg.qr(matrix.T, mode="r").R
-    values: Tensor = torch.linalg.svdvals(matrix)
-    return values.cpu()
