@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+import transformers
 import yaml
-from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from sigprune.base.seeds import global_stream
-from tests.shrinking_rules import INDICES, STAGE, TOKEN, VOCABULARY, small, small_list
+from tests.shrinking_rules import INDICES, STAGE, TOKEN, VOCABULARY, sections, small, small_list
 
 _FILE = yaml.safe_load((Path(__file__).parent / "shrinking_hints.yaml").read_text())
 HINTS: Mapping[str, Mapping[str, object]] = _FILE["hints"]
+PARTS: Mapping[str, str] = _FILE["parts"]
 LEFT_OUT: Mapping[str, str] = _FILE["left_out"]
 
 
 def shrunk(model_type: str) -> PreTrainedModel:
     """The base model of a type with seeded weights, on the CPU, in evaluation mode as transformers leaves it."""
+    config = small_config(model_type)
+    part = PARTS.get(model_type)
     with global_stream(0, "shrunk", model_type):
-        return AutoModel.from_config(small_config(model_type))
+        return model_class(model_type)._from_config(getattr(config, part) if part else config)
+
+
+def model_class(model_type: str) -> type[PreTrainedModel]:
+    """The base class of a type; not through AutoModel, which 5.23 cannot ask for a few of them."""
+    names = MODEL_MAPPING_NAMES[model_type]
+    return getattr(transformers, names if isinstance(names, str) else names[0])
 
 
 def small_config(model_type: str) -> PretrainedConfig:
     """The default configuration with every size made small, every kind of layer kept."""
-    return _Shrinker().config(CONFIG_MAPPING[model_type](), HINTS.get(model_type) or {})
+    return _Shrinker().config(CONFIG_MAPPING[model_type](), {})
 
 
 class _Shrinker:
@@ -37,22 +47,28 @@ class _Shrinker:
 
     def config(self, config: PretrainedConfig, hints: Mapping[str, object]) -> PretrainedConfig:
         """A new configuration of the same class; fields that are derived from others are derived anew."""
+        hints = {**(HINTS.get(config.model_type) or {}), **hints}
         fresh = type(config)()
+        for each in (config, fresh):
+            each.allow_global_per_layer_attribute_access = True
         layers = _layers(config)
         changed: dict[str, object] = {}
-        for name, default in _declared(type(config)).items():
+        for name, default in _declared(config, fresh).items():
             old = getattr(config, name, None)
             hint = hints.get(name)
             if isinstance(old, PretrainedConfig):
                 changed[name] = self.config(old, hint if isinstance(hint, dict) else {})
                 continue
             new = self.value(name, old, layers)
-            derived = default is None and not isinstance(new, list)
+            derived = default in {None, "auto"} and not isinstance(new, list)
             if (new != old and not derived) or old != getattr(fresh, name, None):
                 changed[name] = new
         if layers:
             changed[_depth_name(config)] = len(layers)
         _images(config, changed)
+        _per_layer(config, layers, changed)
+        _rotary(config, changed)
+        _equal_heads(config, changed)
         nested = {name for name, value in changed.items() if isinstance(value, PretrainedConfig)}
         changed |= {name: value for name, value in hints.items() if name not in nested}
         return type(config)(**changed)
@@ -65,6 +81,8 @@ class _Shrinker:
             return old
         if isinstance(old, int):
             return small(name, old)
+        if name == "backbone" and isinstance(old, str):
+            return "test_resnet"
         if isinstance(old, list | tuple) and old:
             return self.items(name, list(old), layers)
         return old
@@ -102,7 +120,7 @@ def _depth_name(config: PretrainedConfig) -> str:
     """What the configuration calls its number of layers."""
     for name in ("num_hidden_layers", "depth", "num_layers", "encoder_layers", "n_layers"):
         own = config.attribute_map.get(name, name)
-        if isinstance(getattr(config, own, None), int) and own in _declared(type(config)):
+        if isinstance(getattr(config, own, None), int) and own in _fields(config):
             return own
     return ""
 
@@ -114,6 +132,8 @@ def _layers(config: PretrainedConfig) -> list[int]:
         return []
     span = getattr(config, name)
     kinds: list[list[object]] = [[] for _ in range(span)]
+    for layer, overrides in _overrides(config).items():
+        kinds[layer].append(str(overrides))
     for key, value in vars(config).items():
         if key.startswith("_") or not isinstance(value, list | tuple) or not value:
             continue
@@ -131,34 +151,76 @@ def _layers(config: PretrainedConfig) -> list[int]:
     return layers
 
 
+def _overrides(config: PretrainedConfig) -> Mapping[int, Mapping[str, object]]:
+    """The fields that single layers override, by layer."""
+    return config._heterogeneity_spec.per_layer_overrides if config.is_heterogeneous else {}
+
+
 def _images(config: PretrainedConfig, changed: dict[str, object]) -> None:
     """Images of two to four patches a side; up to 64 pixels where a network has stages."""
     size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    stages = isinstance(getattr(config, "depths", None), list | tuple)
+    for name in ("embed_dim", "patch_embeds_hidden_size"):
+        if stages and isinstance(changed.get(name), int):
+            changed[name] = STAGE
+    if getattr(config, "downsampling_ratios", None) and hasattr(config, "encoder_hidden_size"):
+        changed["encoder_hidden_size"] = STAGE // 2
     if not isinstance(size, int):
         return
     side = patch if isinstance(patch, int) else 16
-    stages = isinstance(getattr(config, "depths", None), list)
     changed["image_size"] = 64 if stages else side * max(1, min(4, 64 // side))
     count = getattr(config, "num_patches", None)
     if isinstance(count, int) and isinstance(patch, int) and count == (size // patch) ** 2:
         changed["num_patches"] = (changed["image_size"] // patch) ** 2
-    if stages and "embed_dim" in changed:
-        changed["embed_dim"] = STAGE
     if stages and isinstance(getattr(config, "window_size", None), int):
         changed["window_size"] = 2
 
 
-def _declared(kind: type[PretrainedConfig]) -> dict[str, object]:
-    """Field -> default of the configuration's own class and its bases, but for what all of them share."""
+def _per_layer(config: PretrainedConfig, layers: list[int], changed: dict[str, object]) -> None:
+    """What single layers override: the same fields, small, still different from the global ones."""
+    overrides = _overrides(config)
+    if not overrides:
+        return
+    made: dict[int, dict[str, object]] = {}
+    for position, layer in enumerate(layers):
+        made[position] = {}
+        for name, value in overrides.get(layer, {}).items():
+            number = isinstance(value, int) and not isinstance(value, bool)
+            made[position][name] = small(name, value) if number else value
+    changed["per_layer_config"] = {position: fields for position, fields in made.items() if fields}
+
+
+def _equal_heads(config: PretrainedConfig, changed: dict[str, object]) -> None:
+    """As many keys and values as queries where that is so by default."""
+    whole = vars(config)
+    layers = changed.get("per_layer_config")
+    overridden = zip(layers.values(), _overrides(config).values(), strict=False) if layers else ()
+    for made, old in ((changed, whole), *((made, whole | old) for made, old in overridden)):
+        for keys in [name for name in made if "key_value_heads" in name]:
+            queries = keys.replace("key_value", "attention")
+            if old.get(keys) is not None and old.get(keys) == old.get(queries):
+                made[keys] = made.get(queries, changed.get(queries, made[keys]))
+
+
+def _rotary(config: PretrainedConfig, changed: dict[str, object]) -> None:
+    """Sections of multimodal rotary positions, in the layers' own parameters if they have some."""
+    if "mrope_section" not in getattr(type(config), "ignore_keys_at_rope_validation", ()):
+        return
+    rope = config.rope_parameters or {}
+    nested = any(isinstance(value, dict) for value in rope.values())
+    made = {kind: sections(value) for kind, value in rope.items()} if nested else sections(rope)
+    changed["rope_parameters"] = made
+
+
+def _declared(config: PretrainedConfig, fresh: PretrainedConfig) -> dict[str, object]:
+    """Field -> default of a configuration, but for what all of them share; what a parent added counts too."""
     shared = {f.name for f in dataclasses.fields(PretrainedConfig)}
-    own = {f.name: f.default for f in dataclasses.fields(kind) if f.init}
-    if "__init__" in vars(kind) and not own:
-        own = {p.name: p.default for p in inspect.signature(kind).parameters.values()}
-    return {name: default for name, default in own.items() if name not in shared}
+    own = {f.name: f.default for f in dataclasses.fields(config) if f.init}
+    added = {name: ... for name in set(vars(config)) - set(vars(fresh)) if not name.startswith("_")}
+    if getattr(config, "_out_indices", None) and "out_indices" not in own:
+        added["out_indices"] = ...
+    return {name: default for name, default in (added | own).items() if name not in shared}
 
 
-def types() -> Iterable[str]:
-    """Every type of MODEL_MAPPING."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-    return tuple(MODEL_MAPPING_NAMES)
+def _fields(config: PretrainedConfig) -> set[str]:
+    return {f.name for f in dataclasses.fields(config)}

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 
-WIDTH, INNER, HEADS, HEAD = 32, 64, 4, 8
+WIDTH, INNER, HEADS, HEAD = 64, 96, 4, 16
 VOCABULARY, POSITIONS, EXPERTS = 100, 64, 4
 STAGE = 16
 """Width of the first stage of a network that doubles it from stage to stage."""
@@ -30,10 +30,15 @@ SCALARS: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
         (r".*_kernel(_size)?|kernel_size|.*kernel_dim|.*(sampling|sample)_rate|hop_length|stride", _to(9)),
         (r"num_channels|in_chans|in_channels|input_channels|audio_channels|.*temporal_patch_size", int),
         (r"(.*_)?vocab(_size.*)?|.*vocab_size|pretrained_cfg|.*_extra_ids", _to(VOCABULARY)),
+        (r"num_.*labels|num_.*classes|zero_expert_num", _to(10)),
         (r"codebook_size|num_embeddings|.*_hash_buckets|entity_vocab_size", _to(64)),
         (r".*position_embeddings|n_positions|.*max_.*positions|n_ctx|max_seq_len|.*context_length|block_size"
          r"|max_length|.*max_pos_emb|max_.*_len(gth)?|model_max_length", _to(POSITIONS)),
-        (r"sliding_window(_size)?|attention_window(_size)?|local_attention|attention_chunk_size", _to(16)),
+        (r"num_filters|n_filters", _to(8)),
+        (r"base_channels|upsample_initial_channel", _to(32)),
+        (r"upsample_groups", _to(WIDTH)),
+        (r".*groups|num_conv_pos_embedding_groups", _to(4)),
+        (r"sliding_window(_size)?|attention_window(_size)?|local_attention|attention_chunk_size|context_size", _to(16)),
         (r".*(period|interval|_every_n_layers|sliding_window_pattern|sparse_step|frequency)", _to(2)),
         (r".*(_offset)|first_k_dense_replace|num_dense_layers|.*layer_start_index", _to(1)),
         (r"(.*_)?(num|n)_(hidden_|encoder_|decoder_)?layers|(.*_)?n?_?layers?|(.*_)?depth|num_hidden_groups"
@@ -54,7 +59,7 @@ SCALARS: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
         (r".*(state_size|d_state|d_conv)", _to(16)),
         (r".*(num_queries|num_query_tokens|num_latents|n_latents|num_denoising|num_.*proposals|num_prompts"
          r"|num_tokens)", _to(10)),
-        (r".*(hidden_(size|dim).*|d_model|n_embd|embed(ding)?_(dim|size)|emb_dim|embd?_dim|dim|width|projection_size"
+        (r".*(hidden_(size|dim).*|d_model|d_latents|n_embd|(mask|fpn)_feature_size|embed(ding)?_(dim|size)|emb_dim|embd?_dim|dim|width|projection_size"
          r"|proj(ection)?_dim|.*_dim|hidden|channels|units|projector_hidden_size|.*_size_per_layer_input"
          r"|num_filters|base_channels|.*_proj_size|out_dim|.*_(pooler|output)_(hidden_)?size|n_hidden|lru_width"
          r"|.*_out_channels?|.*_hidden_size|.*_dims?|ssm_state_size|.*channels|output_size|input_size)", _to(WIDTH)),
@@ -66,9 +71,16 @@ WIDTHS = re.compile(
     r".*(hidden_sizes?|channels|dims?|dim_per_stage|channel_list|feature_dims|neck_.*|embed_dims?|out_features)$"
 )
 DEPTHS = re.compile(r"depths?|.*num_blocks|block_sizes|blocks_per_stage|.*block_repeats|.*numb_of_layers|n_attn_blocks")
-LIST_HEADS = re.compile(r".*heads.*")
+LIST_HEADS = re.compile(r".*heads.*|num_groups")
 INDICES = re.compile(r".*(indexes|indices|idxs?|_ids|layers)$")
 TOKEN = re.compile(r".*(token_(id|index)|(bos|eos|pad|sep|cls|mask|unk|start|end)_(id|index)|_(bos|eos|pad)_id)s?")
+
+
+def sections(rope: dict) -> dict:
+    """Rotary parameters whose three sections (time, height, width) share half a small head's rotated entries."""
+    half = int(HEAD * rope.get("partial_rotary_factor", 1.0)) // 2
+    third = max(half // 3, 1)
+    return rope | {"mrope_section": [half - 2 * third, third, third]}
 
 
 def small(name: str, value: int) -> int:
