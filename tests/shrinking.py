@@ -17,6 +17,7 @@ from tests.shrinking_rules import INDICES, STAGE, TOKEN, VOCABULARY, sections, s
 _FILE = yaml.safe_load((Path(__file__).parent / "shrinking_hints.yaml").read_text())
 HINTS: Mapping[str, Mapping[str, object]] = _FILE["hints"]
 PARTS: Mapping[str, str] = _FILE["parts"]
+LARGE: Mapping[str, int] = _FILE["large"]
 LEFT_OUT: Mapping[str, str] = _FILE["left_out"]
 
 

@@ -70,10 +70,14 @@ SCALARS: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
 WIDTHS = re.compile(
     r".*(hidden_sizes?|channels|dims?|dim_per_stage|channel_list|feature_dims|neck_.*|embed_dims?|out_features)$"
 )
-DEPTHS = re.compile(r"depths?|.*num_blocks|block_sizes|blocks_per_stage|.*block_repeats|.*numb_of_layers|n_attn_blocks")
+DEPTHS = re.compile(
+    r"depths?|.*num_blocks|block_sizes|blocks_per_stage|.*block_repeats|.*numb_of_layers|n_attn_blocks"
+)
 LIST_HEADS = re.compile(r".*heads.*|num_groups")
 INDICES = re.compile(r".*(indexes|indices|idxs?|_ids|layers)$")
-TOKEN = re.compile(r".*(token_(id|index)|(bos|eos|pad|sep|cls|mask|unk|start|end)_(id|index)|_(bos|eos|pad)_id)s?")
+TOKEN = re.compile(
+    r".*(token_(id|index)|(bos|eos|pad|sep|cls|mask|unk|start|end)_(id|index)|_(bos|eos|pad)_id)s?"
+)
 
 
 def sections(rope: dict) -> dict:
