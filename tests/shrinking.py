@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import transformers
@@ -12,7 +13,18 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from sigprune.base.seeds import global_stream
-from tests.shrinking_rules import INDICES, STAGE, TOKEN, VOCABULARY, sections, small, small_list
+from tests.shrinking_rules import (
+    INDICES,
+    STAGE,
+    TOKEN,
+    VOCABULARY,
+    WIDTH,
+    WIDTHS,
+    sections,
+    small,
+    small_list,
+    stage_widths,
+)
 
 _FILE = yaml.safe_load((Path(__file__).parent / "shrinking_hints.yaml").read_text())
 HINTS: Mapping[str, Mapping[str, object]] = _FILE["hints"]
@@ -22,7 +34,7 @@ LEFT_OUT: Mapping[str, str] = _FILE["left_out"]
 
 
 def shrunk(model_type: str) -> PreTrainedModel:
-    """The base model of a type with seeded weights, on the CPU, in evaluation mode as transformers leaves it."""
+    """The base model of a type with seeded weights, on the CPU."""
     config = small_config(model_type)
     part = PARTS.get(model_type)
     with global_stream(0, "shrunk", model_type):
@@ -37,13 +49,15 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
 
 def small_config(model_type: str) -> PretrainedConfig:
     """The default configuration with every size made small, every kind of layer kept."""
-    return _Shrinker().config(CONFIG_MAPPING[model_type](), {})
+    config = CONFIG_MAPPING[model_type]()
+    return _Shrinker(stage_widths(_lists(each) for each in _tree(config))).config(config, {})
 
 
 class _Shrinker:
-    """One model's worth of renumbered token ids: the same id becomes the same small id in all towers."""
+    """What holds for all towers of one model: the widths of stages, and token ids (old -> new)."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Mapping[int, int]) -> None:
+        self.widths = widths
         self.ids: dict[int, int] = {}
 
     def config(self, config: PretrainedConfig, hints: Mapping[str, object]) -> PretrainedConfig:
@@ -53,6 +67,9 @@ class _Shrinker:
         for each in (config, fresh):
             each.allow_global_per_layer_attribute_access = True
         layers = _layers(config)
+        stages = {
+            width for name, values in _lists(config).items() if WIDTHS.fullmatch(name) for width in values
+        }
         changed: dict[str, object] = {}
         for name, default in _declared(config, fresh).items():
             old = getattr(config, name, None)
@@ -61,6 +78,8 @@ class _Shrinker:
                 changed[name] = self.config(old, hint if isinstance(hint, dict) else {})
                 continue
             new = self.value(name, old, layers)
+            if isinstance(old, int) and old in stages and small(name, 10**6) == WIDTH:
+                new = self.widths.get(old, new)
             derived = default in {None, "auto"} and not isinstance(new, list)
             if (new != old and not derived) or old != getattr(fresh, name, None):
                 changed[name] = new
@@ -104,7 +123,21 @@ class _Shrinker:
             return [small(name, v) for v in kept] if numbers else kept
         if layers and numbers and INDICES.fullmatch(name):
             return [position for position, layer in enumerate(layers) if layer in old]
-        return small_list(name, old) if numbers else old
+        return small_list(name, old, self.widths) if numbers else old
+
+
+def _tree(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """A configuration and all its sub-configurations."""
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PretrainedConfig):
+            yield from _tree(value)
+
+
+def _lists(config: PretrainedConfig) -> dict[str, list[int]]:
+    """The fields that hold several whole numbers."""
+    lists = {name: list(v) for name, v in vars(config).items() if isinstance(v, list | tuple) and v}
+    return {name: v for name, v in lists.items() if all(type(number) is int for number in v)}
 
 
 class _Layers(list[int]):
@@ -158,7 +191,7 @@ def _overrides(config: PretrainedConfig) -> Mapping[int, Mapping[str, object]]:
 
 
 def _images(config: PretrainedConfig, changed: dict[str, object]) -> None:
-    """Images of two to four patches a side; up to 64 pixels where a network has stages."""
+    """Images of few patches a side, 32 to 64 pixels; 64 where a network has stages, which start narrow."""
     size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     stages = isinstance(getattr(config, "depths", None), list | tuple)
     for name in ("embed_dim", "patch_embeds_hidden_size"):
@@ -166,15 +199,16 @@ def _images(config: PretrainedConfig, changed: dict[str, object]) -> None:
             changed[name] = STAGE
     if getattr(config, "downsampling_ratios", None) and hasattr(config, "encoder_hidden_size"):
         changed["encoder_hidden_size"] = STAGE // 2
-    if not isinstance(size, int):
-        return
-    side = patch if isinstance(patch, int) else 16
-    changed["image_size"] = 64 if stages else side * max(1, min(4, 64 // side))
-    count = getattr(config, "num_patches", None)
-    if isinstance(count, int) and isinstance(patch, int) and count == (size // patch) ** 2:
-        changed["num_patches"] = (changed["image_size"] // patch) ** 2
     if stages and isinstance(getattr(config, "window_size", None), int):
         changed["window_size"] = 2
+    side = patch if isinstance(patch, int) else 16
+    pixels = 64 if stages else side * max(min(4, 64 // side), math.ceil(32 / side))
+    if isinstance(size, int):
+        changed["image_size"] = pixels
+        if getattr(config, "num_patches", None) == (size // side) ** 2:
+            changed["num_patches"] = (pixels // side) ** 2
+    elif isinstance(size, list | tuple):
+        changed["image_size"] = [min(each, pixels) for each in size]
 
 
 def _per_layer(config: PretrainedConfig, layers: list[int], changed: dict[str, object]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 WIDTH, INNER, HEADS, HEAD = 64, 96, 4, 16
 VOCABULARY, POSITIONS, EXPERTS = 100, 64, 4
@@ -28,9 +28,11 @@ SCALARS: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
     for pattern, rule in (
         (r"chunk_size_feed_forward|.*_(stride|padding|ratio|rate|index|coefficient|cost)|.*_temperature", int),
         (r".*_kernel(_size)?|kernel_size|.*kernel_dim|.*(sampling|sample)_rate|hop_length|stride", _to(9)),
-        (r"num_channels|in_chans|in_channels|input_channels|audio_channels|.*temporal_patch_size", int),
+        (r"num_encoder_blocks|num_channels|in_chans|in_channels|input_channels|audio_channels|.*temporal_patch_size", int),
         (r"(.*_)?vocab(_size.*)?|.*vocab_size|pretrained_cfg|.*_extra_ids", _to(VOCABULARY)),
         (r"num_.*labels|num_.*classes|zero_expert_num", _to(10)),
+        (r"mm_tokens_per_image", _to(4)),
+        (r"num_pos_feats", _to(WIDTH // 2)),
         (r"codebook_size|num_embeddings|.*_hash_buckets|entity_vocab_size", _to(64)),
         (r".*position_embeddings|n_positions|.*max_.*positions|n_ctx|max_seq_len|.*context_length|block_size"
          r"|max_length|.*max_pos_emb|max_.*_len(gth)?|model_max_length", _to(POSITIONS)),
@@ -67,9 +69,7 @@ SCALARS: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
     )
 )  # fmt: skip
 
-WIDTHS = re.compile(
-    r".*(hidden_sizes?|channels|dims?|dim_per_stage|channel_list|feature_dims|neck_.*|embed_dims?|out_features)$"
-)
+WIDTHS = re.compile(r".*(hidden_sizes?|channels|dims?|dim_per_stage|channel_list|neck_.*)|out_features")
 DEPTHS = re.compile(
     r"depths?|.*num_blocks|block_sizes|blocks_per_stage|.*block_repeats|.*numb_of_layers|n_attn_blocks"
 )
@@ -95,14 +95,39 @@ def small(name: str, value: int) -> int:
     return value
 
 
-def small_list(name: str, values: list[int]) -> list[int]:
-    """The same for one number per stage: the number of stages stays, and so do the ratios of their widths."""
+def small_list(name: str, values: list[int], widths: Mapping[int, int]) -> list[int]:
+    """The same for one number per stage: the number of stages stays; ``widths`` says how wide they become."""
     if DEPTHS.fullmatch(name):
         return [min(v, 2) for v in values]
     if LIST_HEADS.fullmatch(name):
-        common = math.gcd(*values)
-        return [v // common for v in values]
+        return fewer_heads(values)
     if WIDTHS.fullmatch(name):
-        scale = max(1.0, max(values) / 64)
-        return [v if v <= 4 else max(8, round(v / scale / 8) * 8) for v in values]
+        return [widths.get(v, small(name, v)) for v in values]
     return values
+
+
+def fewer_heads(values: list[int]) -> list[int]:
+    """The same ratios between the stages with as few heads as possible."""
+    common = math.gcd(*values)
+    return [v // common for v in values]
+
+
+def stage_widths(fields: Iterable[Mapping[str, list[int]]]) -> dict[int, int]:
+    """Old -> new widths of the stages of a whole model, from the lists of numbers in its configurations.
+
+    All shrink by one factor, to at most ``WIDTH``; where there is a list of heads as well, each stage gets as
+    many times ``HEAD`` as it has heads.
+    """
+    found: dict[int, int] = {}
+    fixed: dict[int, int] = {}
+    lists = [(name, values, each) for each in fields for name, values in each.items()]
+    stages = [(v, each) for name, v, each in lists if WIDTHS.fullmatch(name) and len(set(v)) > 1]
+    scale = max([1.0, *(max(values) / WIDTH for values, _ in stages)])
+    for values, each in stages:
+        found |= {v: v if v <= 4 else max(8, round(v / scale / 8) * 8) for v in values}
+        for name, heads in each.items():
+            if LIST_HEADS.fullmatch(name) and [v * heads[0] for v in values] == [
+                h * values[0] for h in heads
+            ]:
+                fixed |= {v: HEAD * h for v, h in zip(values, fewer_heads(heads), strict=True)}
+    return found | fixed
