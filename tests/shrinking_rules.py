@@ -1,7 +1,7 @@
 """What the fields of a configuration mean, told by their names, and the small value that each gets.
 
-The same value for the same meaning everywhere is what keeps towers that feed each other consistent: every hidden
-size becomes ``WIDTH``, however large it was, so that a projector between two of them still fits.
+The same value for the same meaning everywhere is what keeps towers that feed each other consistent: every
+hidden size becomes ``WIDTH``, however large it was, so that a projector between two of them still fits.
 """
 
 from __future__ import annotations
@@ -22,52 +22,63 @@ def _to(value: int) -> Rule:
     return lambda old: min(old, value) if old > 0 else old
 
 
-# The first pattern that matches the whole name gives the rule.
-SCALARS: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
-    (re.compile(pattern), rule)
-    for pattern, rule in (
-        (r"chunk_size_feed_forward|.*_(stride|padding|ratio|rate|index|coefficient|cost)|.*_temperature", int),
-        (r".*_kernel(_size)?|kernel_size|.*kernel_dim|.*(sampling|sample)_rate|hop_length|stride", _to(9)),
-        (r"num_encoder_blocks|num_channels|in_chans|in_channels|input_channels|audio_channels|.*temporal_patch_size", int),
-        (r"(.*_)?vocab(_size.*)?|.*vocab_size|pretrained_cfg|.*_extra_ids", _to(VOCABULARY)),
-        (r"num_.*labels|num_.*classes|zero_expert_num", _to(10)),
-        (r"mm_tokens_per_image", _to(4)),
-        (r"num_pos_feats", _to(WIDTH // 2)),
-        (r"codebook_size|num_embeddings|.*_hash_buckets|entity_vocab_size", _to(64)),
-        (r".*position_embeddings|n_positions|.*max_.*positions|n_ctx|max_seq_len|.*context_length|block_size"
-         r"|max_length|.*max_pos_emb|max_.*_len(gth)?|model_max_length", _to(POSITIONS)),
-        (r"num_filters|n_filters", _to(8)),
-        (r"base_channels|upsample_initial_channel", _to(32)),
-        (r"upsample_groups", _to(WIDTH)),
-        (r".*groups|num_conv_pos_embedding_groups", _to(4)),
-        (r"sliding_window(_size)?|attention_window(_size)?|local_attention|attention_chunk_size|context_size", _to(16)),
-        (r".*(period|interval|_every_n_layers|sliding_window_pattern|sparse_step|frequency)", _to(2)),
-        (r".*(_offset)|first_k_dense_replace|num_dense_layers|.*layer_start_index", _to(1)),
-        (r"(.*_)?(num|n)_(hidden_|encoder_|decoder_)?layers|(.*_)?n?_?layers?|(.*_)?depth|num_hidden_groups"
-         r"|.*num_.*layers|.*_depth|num_.*_blocks|num_blocks|max_window_layers", _to(2)),
-        (r".*(key_value_heads|kv_heads|kv_n_heads|key_value_groups)", _to(2)),
-        (r".*(num_(attention_|.*_)?heads|n_heads?|attention_heads|_n_heads|num_.*heads|resampler_heads)",
-         _to(HEADS)),
-        (r".*(head_dim|d_kv|d_head|dim_head|head_size|kv_channels|key_dim|value_dim|rotary_dim|head_features)",
-         _to(HEAD)),
-        (r".*(lora_rank|lowrank|_rank|dt_rank|time_step_rank)", _to(16)),
-        (r".*(num_experts_per_tok(en)?|moe_topk?|moe_k|moe_top_k|topk_group|n_group|num_expert_group|index_topk"
-         r"|num_selected_experts)", _to(2)),
-        (r".*shared_experts?", _to(1)),
-        (r".*(num_(local_|routed_)?experts|n_routed_experts|moe_num_experts|num_.*experts?)", _to(EXPERTS)),
-        (r".*(intermediate_(size|dim).*|ffn_(hidden_size|dim)|ff_dim|ffn_hidden|d_ff|dff|mlp_dim|d_inner|inner_dim"
-         r"|feed_?forward_(size|dim|hidden_size)|dim_feedforward|linear_units|mlp_hidden_size|ffn_size"
-         r"|dim_ff|n_inner)", _to(INNER)),
-        (r".*(state_size|d_state|d_conv)", _to(16)),
-        (r".*(num_queries|num_query_tokens|num_latents|n_latents|num_denoising|num_.*proposals|num_prompts"
-         r"|num_tokens)", _to(10)),
-        (r".*(hidden_(size|dim).*|d_model|d_latents|n_embd|(mask|fpn)_feature_size|embed(ding)?_(dim|size)|emb_dim|embd?_dim|dim|width|projection_size"
-         r"|proj(ection)?_dim|.*_dim|hidden|channels|units|projector_hidden_size|.*_size_per_layer_input"
-         r"|num_filters|base_channels|.*_proj_size|out_dim|.*_(pooler|output)_(hidden_)?size|n_hidden|lru_width"
-         r"|.*_out_channels?|.*_hidden_size|.*_dims?|ssm_state_size|.*channels|output_size|input_size)", _to(WIDTH)),
-        (r"num_feature_levels|num_codebooks|n_codebooks|num_quantizers", _to(4)),
-    )
-)  # fmt: skip
+# The first line with a pattern that matches the whole name gives the rule.
+_TABLE: tuple[tuple[Rule, str], ...] = (
+    (
+        int,  # as it is
+        r"chunk_size_feed_forward .*_(stride|padding|ratio|rate|index|coefficient|cost) .*_temperature"
+        r" num_encoder_blocks keypoint_decoder_dim num_channels in_chans (in|input|audio)_channels"
+        r" .*temporal_patch_size",
+    ),
+    (_to(9), r"(.*_)?kernel(_size|_dim)? .*(sampling|sample)_rate hop_length stride"),
+    (_to(VOCABULARY), r"(.*_)?vocab(_size.*)? .*_extra_ids"),
+    (_to(10), r"num_.*(labels|classes) zero_expert_num"),
+    (_to(4), r"mm_tokens_per_image"),
+    (_to(WIDTH // 2), r"num_pos_feats"),
+    (_to(64), r"codebook_size num_embeddings .*_hash_buckets"),
+    (
+        _to(POSITIONS),
+        r".*position_embeddings n_positions .*max_.*positions n_ctx max_seq_len .*context_length block_size"
+        r" max_length .*max_pos_emb max_.*_len(gth)? model_max_length",
+    ),
+    (_to(8), r"n(um)?_filters"),
+    (_to(32), r"base_channels upsample_initial_channel"),
+    (_to(WIDTH), r"upsample_groups"),
+    (_to(4), r".*groups"),
+    (
+        _to(16),
+        r"(sliding|attention)_window(_size)? local_attention attention_chunk_size context_size",
+    ),
+    (_to(2), r".*(period|interval|_every_n_layers|sliding_window_pattern|sparse_step|frequency)"),
+    (_to(1), r".*_offset first_k_dense_replace num_dense_layers .*layer_start_index"),
+    (_to(2), r"(.*_)?n?_?layers? (.*_)?depth num_hidden_groups (.*num_.*_)?blocks num_blocks"),
+    (_to(2), r".*(key_value_heads|kv_heads|kv_n_heads|key_value_groups)"),
+    (_to(HEADS), r".*heads? n_head"),
+    (_to(HEAD), r".*(head|key|value|rotary)_dim d_kv d_head dim_head .*head_(size|features) kv_channels"),
+    (_to(16), r".*_rank .*lowrank"),
+    (
+        _to(2),
+        r".*experts_per_tok(en)? moe_(top_?)?k topk_group n_group num_expert_group index_topk",
+    ),
+    (_to(1), r".*shared_experts?"),
+    (_to(EXPERTS), r".*experts?"),
+    (
+        _to(INNER),
+        r".*intermediate_(size|dim).* .*ffn_(hidden_size|dim|size) .*ff_dim d_ff dff mlp_(dim|hidden_size)"
+        r" d_inner inner_dim .*feed_?forward_(size|dim|hidden_size) dim_(ff|feedforward) n_inner"
+        r" .*linear_units",
+    ),
+    (_to(16), r".*(state_size|d_state|d_conv)"),
+    (_to(10), r".*(num_queries|num_query_tokens|n(um)?_latents|num_denoising|num_.*proposals|num_prompts)"),
+    (
+        _to(WIDTH),
+        r".*hidden(_size|_dim)?.* d_model d_latents n_embd (mask|fpn)_feature_size .*dims?"
+        r" .*embed.*_size .*(channels|units|width) projection_size .*_size_per_layer_input .*_(proj|pooler)_size"
+        r" .*(in|out)put_size .*_out_channels?",
+    ),
+    (_to(4), r"num_feature_levels n(um)?_codebooks num_quantizers"),
+)
+_RULES = tuple((rule, re.compile("|".join(patterns.split()))) for rule, patterns in _TABLE)
 
 WIDTHS = re.compile(r".*(hidden_sizes?|channels|dims?|dim_per_stage|channel_list|neck_.*)|out_features")
 DEPTHS = re.compile(
@@ -81,7 +92,7 @@ TOKEN = re.compile(
 
 
 def sections(rope: dict) -> dict:
-    """Rotary parameters whose three sections (time, height, width) share half a small head's rotated entries."""
+    """Rotary parameters whose sections (time, height, width) share half of what a small head rotates."""
     half = int(HEAD * rope.get("partial_rotary_factor", 1.0)) // 2
     third = max(half // 3, 1)
     return rope | {"mrope_section": [half - 2 * third, third, third]}
@@ -89,7 +100,7 @@ def sections(rope: dict) -> dict:
 
 def small(name: str, value: int) -> int:
     """The small value of a field with one number; the value itself where no rule knows the name."""
-    for pattern, rule in SCALARS:
+    for rule, pattern in _RULES:
         if pattern.fullmatch(name):
             return rule(value)
     return value
@@ -103,7 +114,7 @@ def small_list(name: str, values: list[int], widths: Mapping[int, int]) -> list[
         return fewer_heads(values)
     if WIDTHS.fullmatch(name):
         return [widths.get(v, small(name, v)) for v in values]
-    return values
+    return [small(name, v) for v in values] if "intermediate" in name else values
 
 
 def fewer_heads(values: list[int]) -> list[int]:
