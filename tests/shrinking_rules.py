@@ -73,8 +73,8 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (
         _to(WIDTH),
         r".*hidden(_size|_dim)?.* d_model d_latents n_embd (mask|fpn)_feature_size .*dims?"
-        r" .*embed.*_size .*(channels|units|width) projection_size .*_size_per_layer_input .*_(proj|pooler)_size"
-        r" .*(in|out)put_size .*_out_channels?",
+        r" .*embed.*_size .*(channels|units|width) projection_size .*_size_per_layer_input"
+        r" .*_(proj|pooler)_size .*(in|out)put_size .*_out_channels?",
     ),
     (_to(4), r"num_feature_levels n(um)?_codebooks num_quantizers"),
 )
