@@ -1,9 +1,13 @@
-"""Small but structurally complete models of every type in transformers, by general rules and a few hints."""
+"""Small but structurally complete models of every type in transformers.
+
+General rules (``shrinking_rules.py``, ``shrinking_layers.py``) give nearly every field its small value; what
+they cannot know of single types stands in ``shrinking_hints.yaml``. No weights are fetched.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,13 +17,14 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from sigprune.base.seeds import global_stream
+from tests.shrinking_layers import Kept, kept_layers, overrides, small_overrides
 from tests.shrinking_rules import (
-    INDICES,
     STAGE,
     TOKEN,
     VOCABULARY,
     WIDTH,
     WIDTHS,
+    pixels,
     sections,
     small,
     small_list,
@@ -62,68 +67,66 @@ class _Shrinker:
 
     def config(self, config: PretrainedConfig, hints: Mapping[str, object]) -> PretrainedConfig:
         """A new configuration of the same class; fields that are derived from others are derived anew."""
-        hints = {**(HINTS.get(config.model_type) or {}), **hints}
-        fresh = type(config)()
-        for each in (config, fresh):
-            each.allow_global_per_layer_attribute_access = True
-        layers = _layers(config)
-        stages = {
-            width for name, values in _lists(config).items() if WIDTHS.fullmatch(name) for width in values
-        }
-        changed: dict[str, object] = {}
-        for name, default in _declared(config, fresh).items():
-            old = getattr(config, name, None)
-            hint = hints.get(name)
-            if isinstance(old, PretrainedConfig):
-                changed[name] = self.config(old, hint if isinstance(hint, dict) else {})
-                continue
-            new = self.value(name, old, layers)
-            if isinstance(old, int) and old in stages and small(name, 10**6) == WIDTH:
-                new = self.widths.get(old, new)
-            derived = default in {None, "auto"} and not isinstance(new, list)
-            if (new != old and not derived) or old != getattr(fresh, name, None):
-                changed[name] = new
-        if layers:
-            changed[_depth_name(config)] = len(layers)
+        hints = copy.deepcopy({**HINTS.get(config.model_type, {}), **hints})
+        changed = self.fields(config, hints)
         _images(config, changed)
-        _per_layer(config, layers, changed)
         _rotary(config, changed)
-        _equal_heads(config, changed)
         nested = {name for name, value in changed.items() if isinstance(value, PretrainedConfig)}
         changed |= {name: value for name, value in hints.items() if name not in nested}
         return type(config)(**changed)
 
-    def value(self, name: str, old: object, layers: list[int]) -> object:
+    def fields(self, config: PretrainedConfig, hints: Mapping[str, object]) -> dict[str, object]:
+        """The arguments that differ from the class's defaults: what a parent set, and what is small now."""
+        fresh = type(config)()
+        for each in (config, fresh):
+            each.allow_global_per_layer_attribute_access = True
+        kept = kept_layers(config)
+        stages = {v for name, values in _lists(config).items() if WIDTHS.fullmatch(name) for v in values}
+        changed: dict[str, object] = {}
+        for name, default in _declared(config, fresh).items():
+            old = getattr(config, name, None)
+            if isinstance(old, PretrainedConfig):
+                changed[name] = self.config(old, hints.get(name) or {})
+                continue
+            new = self.value(name, old, kept)
+            if type(old) is int and old in stages and small(name, 10**6) == WIDTH:
+                new = self.widths.get(old, new)
+            derived = default in {None, "auto"} and not isinstance(new, list)
+            if (new != old and not derived) or old != getattr(fresh, name, None):
+                changed[name] = new
+        if kept.field:
+            changed[kept.field] = len(kept.layers)
+        _equal_heads(changed, changed, vars(config))
+        if overrides(config):
+            layers = small_overrides(config, kept)
+            for position, made in layers.items():
+                _equal_heads(made, changed | made, vars(config) | overrides(config)[kept.layers[position]])
+            changed["per_layer_config"] = layers
+        return changed
+
+    def value(self, name: str, old: object, kept: Kept) -> object:
         """The small value of one field."""
         if TOKEN.fullmatch(name):
             return self.tokens(old)
-        if isinstance(old, bool):
-            return old
-        if isinstance(old, int):
+        if type(old) is int:
             return small(name, old)
         if name == "backbone" and isinstance(old, str):
-            return "test_resnet"
-        if isinstance(old, list | tuple) and old:
-            return self.items(name, list(old), layers)
-        return old
+            return "test_resnet"  # of timm: any of its networks will do
+        if not isinstance(old, list | tuple) or not old:
+            return old
+        values = list(old)
+        shortened = kept.shortened(name, values)
+        if shortened is not None:
+            return shortened
+        return small_list(name, values, self.widths) if all(type(v) is int for v in values) else values
 
     def tokens(self, old: object) -> object:
-        """An id below the vocabulary's size, counted down from its end."""
+        """An id below the vocabulary's size, counted down from its end; ids that are small already stay."""
         if isinstance(old, list):
-            return [self.tokens(o) for o in old]
-        if not isinstance(old, int) or old < VOCABULARY:
+            return [self.tokens(each) for each in old]
+        if type(old) is not int or old < VOCABULARY:
             return old
         return self.ids.setdefault(old, VOCABULARY - 1 - len(self.ids))
-
-    def items(self, name: str, old: list, layers: list[int]) -> list:
-        """One value per layer: those of the layers that stay. Indices of layers: where these are now."""
-        numbers = all(isinstance(v, int) and not isinstance(v, bool) for v in old)
-        if layers and len(old) == _span(layers):
-            kept = [old[i] for i in layers]
-            return [small(name, v) for v in kept] if numbers else kept
-        if layers and numbers and INDICES.fullmatch(name):
-            return [position for position, layer in enumerate(layers) if layer in old]
-        return small_list(name, old, self.widths) if numbers else old
 
 
 def _tree(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
@@ -140,101 +143,25 @@ def _lists(config: PretrainedConfig) -> dict[str, list[int]]:
     return {name: v for name, v in lists.items() if all(type(number) is int for number in v)}
 
 
-class _Layers(list[int]):
-    """The layers that stay, out of ``span``."""
-
-    span: int = 0
-
-
-def _span(layers: list[int]) -> int:
-    return layers.span if isinstance(layers, _Layers) else 0
-
-
-def _depth_name(config: PretrainedConfig) -> str:
-    """What the configuration calls its number of layers."""
-    for name in ("num_hidden_layers", "depth", "num_layers", "encoder_layers", "n_layers"):
-        own = config.attribute_map.get(name, name)
-        if isinstance(getattr(config, own, None), int) and own in _fields(config):
-            return own
-    return ""
-
-
-def _layers(config: PretrainedConfig) -> list[int]:
-    """The first layer of every kind (at least two layers), by all lists that say something of each layer."""
-    name = _depth_name(config)
-    if not name:
-        return []
-    span = getattr(config, name)
-    kinds: list[list[object]] = [[] for _ in range(span)]
-    for layer, overrides in _overrides(config).items():
-        kinds[layer].append(str(overrides))
-    for key, value in vars(config).items():
-        if key.startswith("_") or not isinstance(value, list | tuple) or not value:
-            continue
-        if len(value) == span and len({str(v) for v in value}) <= 6:
-            for layer, entry in enumerate(value):
-                kinds[layer].append(str(entry))
-        elif INDICES.fullmatch(key) and all(isinstance(v, int) and v < span for v in value):
-            for layer in range(span):
-                kinds[layer].append(layer in value)
-    first = {tuple(kind): layer for layer, kind in reversed(list(enumerate(kinds)))}
-    chosen = set(first.values())
-    chosen |= set([i for i in range(span) if i not in chosen][: max(0, 2 - len(chosen))])
-    layers = _Layers(sorted(chosen))
-    layers.span = span
-    return layers
-
-
-def _overrides(config: PretrainedConfig) -> Mapping[int, Mapping[str, object]]:
-    """The fields that single layers override, by layer."""
-    return config._heterogeneity_spec.per_layer_overrides if config.is_heterogeneous else {}
-
-
 def _images(config: PretrainedConfig, changed: dict[str, object]) -> None:
-    """Images of few patches a side, 32 to 64 pixels; 64 where a network has stages, which start narrow."""
+    """Small images, and what goes with them: windows, patches, narrow first stages."""
     size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    stages = isinstance(getattr(config, "depths", None), list | tuple)
+    staged = isinstance(getattr(config, "depths", None), list | tuple)
     for name in ("embed_dim", "patch_embeds_hidden_size"):
-        if stages and isinstance(changed.get(name), int):
+        if staged and type(changed.get(name)) is int:
             changed[name] = STAGE
+    if staged and type(getattr(config, "window_size", None)) is int:
+        changed["window_size"] = 2
     if getattr(config, "downsampling_ratios", None) and hasattr(config, "encoder_hidden_size"):
         changed["encoder_hidden_size"] = STAGE // 2
-    if stages and isinstance(getattr(config, "window_size", None), int):
-        changed["window_size"] = 2
-    side = patch if isinstance(patch, int) else 16
-    pixels = 64 if stages else side * max(min(4, 64 // side), math.ceil(32 / side))
-    if isinstance(size, int):
-        changed["image_size"] = pixels
+    side = patch if type(patch) is int else 16
+    new = pixels(side, staged)
+    if type(size) is int:
+        changed["image_size"] = new
         if getattr(config, "num_patches", None) == (size // side) ** 2:
-            changed["num_patches"] = (pixels // side) ** 2
+            changed["num_patches"] = (new // side) ** 2
     elif isinstance(size, list | tuple):
-        changed["image_size"] = [min(each, pixels) for each in size]
-
-
-def _per_layer(config: PretrainedConfig, layers: list[int], changed: dict[str, object]) -> None:
-    """What single layers override: the same fields, small, still different from the global ones."""
-    overrides = _overrides(config)
-    if not overrides:
-        return
-    made: dict[int, dict[str, object]] = {}
-    for position, layer in enumerate(layers):
-        made[position] = {}
-        for name, value in overrides.get(layer, {}).items():
-            number = isinstance(value, int) and not isinstance(value, bool)
-            made[position][name] = small(name, value) if number else value
-    changed["per_layer_config"] = {position: fields for position, fields in made.items() if fields}
-
-
-def _equal_heads(config: PretrainedConfig, changed: dict[str, object]) -> None:
-    """As many keys and values as queries where that is so by default."""
-    whole = vars(config)
-    layers = changed.get("per_layer_config")
-    overridden = zip(layers.values(), _overrides(config).values(), strict=False) if layers else ()
-    for made, old in ((changed, whole), *((made, whole | old) for made, old in overridden)):
-        for keys in [name for name in made if "key_value_heads" in name]:
-            queries = keys.replace("key_value", "attention")
-            if old.get(keys) is not None and old.get(keys) == old.get(queries):
-                made[keys] = made.get(queries, changed.get(queries, made[keys]))
+        changed["image_size"] = [min(each, new) for each in size]
 
 
 def _rotary(config: PretrainedConfig, changed: dict[str, object]) -> None:
@@ -242,9 +169,17 @@ def _rotary(config: PretrainedConfig, changed: dict[str, object]) -> None:
     if "mrope_section" not in getattr(type(config), "ignore_keys_at_rope_validation", ()):
         return
     rope = config.rope_parameters or {}
-    nested = any(isinstance(value, dict) for value in rope.values())
-    made = {kind: sections(value) for kind, value in rope.items()} if nested else sections(rope)
+    by_kind = any(isinstance(value, dict) for value in rope.values())
+    made = {kind: sections(value) for kind, value in rope.items()} if by_kind else sections(rope)
     changed["rope_parameters"] = made
+
+
+def _equal_heads(made: dict[str, object], new: Mapping[str, object], old: Mapping[str, object]) -> None:
+    """As many keys and values as queries where that was so."""
+    for keys in [name for name in made if "key_value_heads" in name]:
+        queries = keys.replace("key_value", "attention")
+        if old.get(keys) is not None and old.get(keys) == old.get(queries) and queries in new:
+            made[keys] = new[queries]
 
 
 def _declared(config: PretrainedConfig, fresh: PretrainedConfig) -> dict[str, object]:
@@ -255,7 +190,3 @@ def _declared(config: PretrainedConfig, fresh: PretrainedConfig) -> dict[str, ob
     if getattr(config, "_out_indices", None) and "out_indices" not in own:
         added["out_indices"] = ...
     return {name: default for name, default in (added | own).items() if name not in shared}
-
-
-def _fields(config: PretrainedConfig) -> set[str]:
-    return {f.name for f in dataclasses.fields(config)}

@@ -85,7 +85,6 @@ DEPTHS = re.compile(
     r"depths?|.*num_blocks|block_sizes|blocks_per_stage|.*block_repeats|.*numb_of_layers|n_attn_blocks"
 )
 LIST_HEADS = re.compile(r".*heads.*|num_groups")
-INDICES = re.compile(r".*(indexes|indices|idxs?|_ids|layers)$")
 TOKEN = re.compile(
     r".*(token_(id|index)|(bos|eos|pad|sep|cls|mask|unk|start|end)_(id|index)|_(bos|eos|pad)_id)s?"
 )
@@ -96,6 +95,11 @@ def sections(rope: dict) -> dict:
     half = int(HEAD * rope.get("partial_rotary_factor", 1.0)) // 2
     third = max(half // 3, 1)
     return rope | {"mrope_section": [half - 2 * third, third, third]}
+
+
+def pixels(patch: int, staged: bool) -> int:
+    """Pixels a side: two to four patches, 32 to 64; 64 for a network that halves its resolution in stages."""
+    return 64 if staged else patch * max(min(4, 64 // patch), math.ceil(32 / patch))
 
 
 def small(name: str, value: int) -> int:

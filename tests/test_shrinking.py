@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
@@ -13,7 +14,10 @@ from tests.shrinking import HINTS, LARGE, LEFT_OUT, PARTS, model_class, shrunk, 
 BUILT = [model_type for model_type in MODEL_MAPPING_NAMES if model_type not in LEFT_OUT]
 LIMIT = 3_000_000
 
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+
 pytestmark = [
+    pytest.mark.skipif(VERSION < (5, 23), reason="the hints are of the types of transformers 5.23"),
     # deprecations inside transformers and torch, which differ from one type to the next
     pytest.mark.filterwarnings("ignore"),
 ]
