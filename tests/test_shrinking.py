@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 import transformers
+from torch import nn
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
@@ -56,6 +58,26 @@ def test_builds_small(model_type):
 def test_keeps_every_kind_of_layer(model_type):
     whole, small = dict(kinds(CONFIG_MAPPING[model_type]())), dict(kinds(small_config(model_type)))
     assert {name: whole[name] - small.get(name, set()) for name in whole} == {name: set() for name in whole}
+
+
+def classes(model: nn.Module) -> set[str]:
+    """The classes of transformers among the modules; backbones of timm are replaced by other ones."""
+    kinds_of_modules = {type(module) for module in model.modules()}
+    return {kind.__name__ for kind in kinds_of_modules if kind.__module__.startswith("transformers.models.")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", BUILT)
+def test_has_every_class_of_module(model_type):
+    config = CONFIG_MAPPING[model_type]()
+    if model_type in PARTS:
+        config = getattr(config, PARTS[model_type])
+    try:
+        with torch.device("meta"):
+            whole = model_class(model_type)._from_config(config)
+    except Exception as error:  # whatever a constructor raises for values that are missing
+        pytest.skip(f"the default configuration cannot be built: {type(error).__name__}")
+    assert classes(whole) - classes(shrunk(model_type)) == set()
 
 
 @pytest.mark.slow
