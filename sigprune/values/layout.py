@@ -15,13 +15,15 @@ Shape = tuple[int, ...]
 class Layout:
     """How the blocks of one weight are stored; every block is seen as (out, in, *kernel).
 
-    The stored tensor is read from the outside in: the leading expert axis if ``stacked``; then ``groups``
-    equal slices of the next axis; then the first two axes swapped if ``transposed``; then the rows split as
-    ``fused`` says. Typical layouts: ``Layout()`` for (out, in) and (out, in, kh, kw); ``groups=8`` for a
-    grouped convolution; ``transposed=True`` for GPT-2's (in, out) and for transposed convolutions;
-    ``fused=(d, d, d)`` for stacked query, key and value projections.
+    The stored tensor is read from the outside in: in another ``shape`` if one is given; then the leading
+    expert axis if ``stacked``; then ``groups`` equal slices of the next axis; then the first two axes swapped
+    if ``transposed``; then the rows split as ``fused`` says. Typical layouts: ``Layout()`` for (out, in) and
+    (out, in, kh, kw); ``groups=8`` for a grouped convolution; ``transposed=True`` for GPT-2's (in, out) and
+    for transposed convolutions; ``fused=(d, d, d)`` for stacked query, key and value projections;
+    ``groups=heads, fused=(d, d, d)`` where they follow each other head by head.
 
     Attributes:
+        shape: how the stored tensor is read first, in row-major order; empty: as it is.
         transposed: inputs come before outputs in the stored tensor.
         stacked: the first axis counts experts.
         groups: number of convolution groups.
@@ -34,6 +36,7 @@ class Layout:
     groups: int = 1
     fused: tuple[int, ...] = ()
     interleaved: bool = False
+    shape: Shape = ()
 
     def blocks(self, tensor: Tensor) -> Iterator[Tensor]:
         """Views (out, in, *kernel) of the stored tensor that together cover every entry exactly once.
@@ -43,6 +46,10 @@ class Layout:
         Raises:
             ValueError: the tensor's shape does not fit the layout.
         """
+        if self.shape:
+            if math.prod(self.shape) != tensor.numel():
+                raise ValueError(f"expected the entries of {self.shape}, got {tuple(tensor.shape)}")
+            tensor = tensor.view(self.shape)
         for expert in tensor.unbind(0) if self.stacked else (tensor,):
             if expert.dim() < 2 or expert.shape[0] % self.groups:
                 raise ValueError(

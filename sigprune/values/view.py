@@ -20,7 +20,21 @@ from sigprune.values.layout import Shape
 from sigprune.values.weight import Weight
 
 BatchNormMode = Literal["fresh", "eval", "batch"]
-Reason = Literal["bias", "norm scale", "norm shift", "gate", "position table", "token", "vector", "other"]
+Reason = Literal[
+    "bias",
+    "norm scale",
+    "norm shift",
+    "gate",
+    "position table",
+    "token",
+    "router",
+    "state",
+    "vector",
+    "other",
+]
+"""Why a parameter is no weight. ``router``: chooses experts or mixes residual streams; ``state``: decay of a
+recurrence, entry by entry; ``other``: not known to act as a matrix.
+"""
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def test_experts_are_stacked():
     weight = view["model.layers.0.mlp.experts.gate_up_proj"]
     assert weight.layout == Layout(stacked=True, fused=(64, 64))
     assert weight.role == "expert"
-    assert view.skipped["model.layers.0.mlp.gate.weight"] == "other"
+    assert view.skipped["model.layers.0.mlp.gate.weight"] == "router"
     weight = describe(transformer("gpt_oss"))["model.layers.0.mlp.experts.gate_up_proj"]
     assert weight.layout == Layout(transposed=True, stacked=True, fused=(64, 64), interleaved=True)
     assert weight.bias == "model.layers.0.mlp.experts.gate_up_proj_bias"

@@ -22,6 +22,9 @@ CASES = [
     (Layout(stacked=True), (4, 5, 3), [(5, 3)] * 4),
     (Layout(stacked=True, fused=(3, 3), interleaved=True), (2, 6, 5), [(3, 5)] * 4),
     (Layout(stacked=True, transposed=True, fused=(2, 4)), (2, 5, 6), [(2, 5), (4, 5)] * 2),
+    (Layout(groups=3, fused=(2, 1)), (9, 4), [(2, 4), (1, 4)] * 3),
+    (Layout(shape=(2, 6, 3, 5), stacked=True, groups=2), (2, 90), [(3, 3, 5)] * 4),
+    (Layout(shape=(4, 6), transposed=True), (4, 2, 3), [(6, 4)]),
 ]
 
 
@@ -46,7 +49,13 @@ def test_blocks_of_a_transposed_convolution_are_its_matrices():
 
 
 @pytest.mark.parametrize(
-    ("layout", "shape"), [(Layout(groups=4), (6, 3)), (Layout(), (6,)), (Layout(fused=(2, 3)), (6, 2))]
+    ("layout", "shape"),
+    [
+        (Layout(groups=4), (6, 3)),
+        (Layout(), (6,)),
+        (Layout(fused=(2, 3)), (6, 2)),
+        (Layout(shape=(4, 4)), (3, 5)),
+    ],
 )
 def test_wrong_shapes_are_refused(layout, shape):
     with pytest.raises(ValueError, match="expected"):

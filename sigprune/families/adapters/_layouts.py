@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from sigprune.families.adapters._fused import fused_of
+from sigprune.families.adapters._raw import raw_layout
 from sigprune.families.adapters._sites import Site
 from sigprune.values.layout import Layout
 from sigprune.values.weight import Role
@@ -18,9 +21,8 @@ _STANDARDISED = frozenset({
     "ScaledStdConv2dSame",
     "WeightStandardizedConv2d",
 })
+_STACKED = frozenset({"Llama4TextExperts", "LongcatFlashExperts", "Step3p7Experts", "InklingSharedExperts"})
 _GATES_OF_RNN = {"LSTM": 4, "GRU": 3}
-# Families whose fused rows go head by head (q, k, v of head 0, then of head 1, ...), not q, then k, then v.
-_HEAD_BY_HEAD = re.compile(r"\.(efficientformer|tiny_vit|levit|gpt_bigcode)(\.|$)")
 _ATTENTION = re.compile(r"att(entio)?n", re.IGNORECASE)
 _PROJECTION = re.compile(
     r"(to_?|w|W)?(qkv|kv|qk|q|k|v|o|out)(_?proj(ection)?|_lin)?|query|key|value|query_key_value|proj|projection|dense"
@@ -39,6 +41,9 @@ def layout_of(site: Site) -> Layout | None:
         return _recurrent(site, owner)
     if "Experts" in type(owner).__name__:
         return _experts(site)
+    raw = raw_layout(site)
+    if raw is not None:
+        return raw
     return _plain(site) if site.local == "weight" else None
 
 
@@ -47,11 +52,11 @@ def role_of(site: Site, heads: frozenset[str]) -> Role:
     owner = site.owner
     if ".".join(site.path) in heads:
         return "head"
-    if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or type(owner).__name__ == "QuantEmbedding":
         return "embedding"
     if isinstance(owner, nn.RNNBase):
         return "recurrent"
-    if any(name == "experts" for name in site.path) or "Experts" in type(owner).__name__:
+    if any(name == "experts" for name in site.path) or "Expert" in type(owner).__name__:
         return "expert"
     if isinstance(owner, nn.MultiheadAttention) or _in_attention(site):
         return "attention"
@@ -81,17 +86,18 @@ def is_conv1d(module: nn.Module) -> bool:
 def _plain(site: Site) -> Layout | None:
     """Of a module with one weight."""
     owner, shape = site.owner, site.tensor.shape
-    layout = None
     if isinstance(owner, nn.Linear) and len(shape) == 2:
-        layout = Layout(fused=_fused(site, *shape))
-    elif isinstance(owner, _ConvNd):
-        rows = () if owner.transposed or owner.groups > 1 else _fused(site, *shape[:2])
-        layout = Layout(transposed=owner.transposed, groups=owner.groups, fused=rows)
-    elif is_conv1d(owner):
-        layout = Layout(transposed=True, fused=_fused(site, shape[1], shape[0]))
-    elif isinstance(owner, nn.Embedding | nn.EmbeddingBag):
-        layout = Layout(transposed=True)  # a one-hot vector of ids times (ids, features)
-    return layout
+        return fused_of(site, shape[0], shape[1])
+    if isinstance(owner, _ConvNd):
+        if owner.transposed or owner.groups > 1:
+            return Layout(transposed=owner.transposed, groups=owner.groups)
+        return fused_of(site, shape[0], shape[1])
+    if is_conv1d(owner):
+        rows = fused_of(site, shape[1], shape[0])
+        return replace(rows, transposed=True) if rows.groups == 1 else Layout(transposed=True)
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+        return Layout(transposed=True)  # a one-hot vector of ids times (ids, features)
+    return None
 
 
 def _multihead(site: Site, owner: nn.MultiheadAttention) -> Layout | None:
@@ -112,37 +118,17 @@ def _experts(site: Site) -> Layout | None:
 
     Other libraries' stacks are read only if their class says how they are stored.
     """
-    facts = vars(site.owner)
-    kind = type(site.owner).__name__
-    parallel = kind.endswith("ParallelExperts")
+    facts, kind = vars(site.owner), type(site.owner).__name__
     transposed = bool(facts.get("is_transposed", kind == "Llama4TextExperts"))
-    known = parallel or kind == "Llama4TextExperts" or "is_transposed" in facts
+    known = kind.endswith("ParallelExperts") or kind in _STACKED or "is_transposed" in facts
     if site.tensor.dim() != 3 or not known or "bias" in site.local:
         return None
     rows = site.tensor.shape[2 if transposed else 1]
-    fused = (rows // 2, rows // 2) if site.local == "gate_up_proj" else ()
+    fused: tuple[int, ...] = (rows // 2, rows // 2) if site.local == "gate_up_proj" else ()
+    if kind.endswith("ParallelExperts"):  # a layer of its own name
+        fused = fused_of(site, rows, 0).fused
     interleaved = bool(fused) and not facts.get("is_concatenated", True)
     return Layout(transposed=transposed, stacked=True, fused=fused, interleaved=interleaved)
-
-
-def _fused(site: Site, rows: int, columns: int) -> tuple[int, ...]:
-    """Row blocks of a layer that holds several projections one after the other; empty if it is one matrix.
-
-    Projections of unequal height (grouped keys and values) and those stored head by head stay unfused.
-    """
-    name = site.path[-1] if site.path else ""
-    parent = site.trail[-2] if len(site.trail) > 1 else site.owner
-    origin = type(parent).__module__
-    if _HEAD_BY_HEAD.search(origin) or vars(parent).get("head_first") is True:
-        return ()
-    thirds = rows == 3 * columns or (origin.startswith("timm.") and rows % 3 == 0 and rows != 2 * columns)
-    if name in {"qkv", "Wqkv", "c_attn"} and thirds:
-        return (rows // 3,) * 3
-    if (name in {"qkv", "kv", "c_attn"} and rows == 2 * columns) or (
-        name == "gate_up_proj" and rows % 2 == 0
-    ):
-        return (rows // 2,) * 2
-    return ()
 
 
 def _in_attention(site: Site) -> bool:

@@ -33,6 +33,13 @@ _BY_NAME: tuple[tuple[re.Pattern[str], Reason], ...] = (
     (_BIAS, "bias"),
     (_TOKEN, "token"),
 )
+_BY_CLASS: tuple[tuple[re.Pattern[str], Reason], ...] = (
+    (re.compile(r"\w*(Router|TopkRouter|TopKRouter|Gate)\.weight"), "router"),
+    (re.compile(r"\w+Hyper(Connection|Head)\.(fn|hc_fn)"), "router"),
+    (re.compile(r"\w+\.(A_log|A_logs|Ds?)"), "state"),
+    (re.compile(r"\w+RelativeLogits\.proj"), "position table"),
+    (re.compile(r"\w+Prompter\.pad_\w+"), "token"),
+)
 _LOGARITHM = re.compile(r"log|per_dim_scale|head_weights|temperature|^A$|^D$")
 _GATE = re.compile(
     r"gamma(_?\d*|_\w+)|ls_?\d*|lambda_?\d*|layer_?scale.*|skipinit_gain|res_?scale.*|res_?weight|re_?zero.*"
@@ -51,10 +58,17 @@ def reason_of(site: Site) -> Reason:
         return "norm scale"  # of timm's ScaledStdConv2d
     if site.tensor.numel() == 1 and "weight" not in dict(site.owner.named_parameters(recurse=False)):
         return "vector"  # an activation's offset, a temperature: 0 or 1 would not be its fresh value
-    for pattern, reason in _BY_NAME:
-        if pattern.search(site.local):
-            return reason
-    return "vector" if site.vector else "other"
+    return _by_name(site) or ("vector" if site.vector else "other")
+
+
+def _by_name(site: Site) -> Reason | None:
+    """What the class of the owner and the name of the parameter say."""
+    called = f"{type(site.owner).__name__}.{site.local}"
+    if isinstance(site.owner, nn.ParameterList) and _POSITION.search(type(site.trail[-2]).__name__.lower()):
+        return "position table"
+    by_class = (reason for pattern, reason in _BY_CLASS if pattern.fullmatch(called))
+    by_name = (reason for pattern, reason in _BY_NAME if pattern.search(site.local))
+    return next(by_class, None) or next(by_name, None)
 
 
 def gate_of(site: Site) -> Gate | None:
