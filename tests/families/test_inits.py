@@ -48,13 +48,30 @@ def test_orthogonal_flattened_kernel(shape):
     torch.testing.assert_close(values, torch.full_like(values, 1.5))
 
 
-@pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 2], ids=str)
-def test_delta_orthogonal_operator_is_isometric(shape):
-    """With stride 1 and circular padding the operator has the singular values of the centre matrix."""
-    block = draw("delta_orthogonal", shape)
+@pytest.mark.parametrize("name", ["delta_orthogonal", "block_orthogonal"])
+@pytest.mark.parametrize("shape", [*(s for s in SHAPES if len(s) > 2), (6, 4, 1, 3), (4, 6, 2, 4)], ids=str)
+def test_the_convolution_operator_is_isometric(name, shape):
+    """With stride 1 and circular padding: isometric at each frequency."""
+    block = torch.zeros(*shape[:2], *(8 for _ in shape[2:]), dtype=torch.float64)
+    block[:, :, *(slice(size) for size in shape[2:])] = draw(name, shape)
     transformed = torch.fft.fftn(block, dim=tuple(range(2, len(shape)))).flatten(2).permute(2, 0, 1)
     values = torch.linalg.svdvals(transformed)
     torch.testing.assert_close(values, torch.ones_like(values))
+
+
+def test_block_orthogonal_fills_every_tap():
+    block = draw("block_orthogonal", (16, 8, 3, 3))
+    assert bool((block.flatten(2).norm(dim=(0, 1)) > 0.1).all())
+    with pytest.raises(AssertionError):  # the flattened kernel is not orthogonal: the operator is
+        torch.testing.assert_close(
+            torch.linalg.svdvals(block.flatten(1)), torch.ones(16, dtype=torch.float64)
+        )
+
+
+def test_block_orthogonal_with_more_inputs_is_the_adjoint():
+    """Of the convolution with in <= out: transposed channels, mirrored kernel."""
+    wide, tall = draw("block_orthogonal", (4, 8, 3, 3)), draw("block_orthogonal", (8, 4, 3, 3))
+    torch.testing.assert_close(wide, tall.transpose(0, 1).flip(2, 3))
 
 
 def test_orthogonal_is_haar_distributed():

@@ -33,7 +33,7 @@ def read_hub(
         from datasets import Image, load_dataset
     except ImportError as error:
         raise DataError(
-            f"{repository} lies on the Hub, and reading it needs the library datasets: "
+            f"{repository} lies on the Hub, and reading it needs the library datasets ({one_line(error)}): "
             'pip install "sigprune[datasets]"'
         ) from error
     try:
