@@ -15,9 +15,12 @@ from sigprune.base.errors import BadInput, CheckpointError, UnknownName, Unsuppo
 from sigprune.base.seeds import global_stream
 from sigprune.base.tensors import digest
 from sigprune.families.adapters import adapters
+from sigprune.families.adapters._shared import survey
 from sigprune.values.layout import Layout
 from sigprune.values.view import View
 from sigprune.verbs.opening import describe
+from tests.shrinking import shrunk
+from tests.test_shrinking import VERSION
 
 NAMES = """resnet50 resnet18 vit_tiny_patch16_224 deit3_small_patch16_224 swin_tiny_patch4_window7_224
 swinv2_cr_tiny_224 convnext_atto convnextv2_atto efficientnet_b0 mobilenetv3_small_100 nfnet_l0 dm_nfnet_f0
@@ -460,3 +463,43 @@ def test_pretrained_weights_that_do_not_fit_are_refused(tmp_path):
     save_file(rest, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadInput, match="are missing from the weights"):
         adapter.build_pretrained(source, None, {})
+
+
+# What transformers does with the rows of a product's output, read and traced in 5.23.
+FUSED = {
+    ("phi3", "layers.0.self_attn.qkv_proj"): Layout(fused=(64, 64, 64)),
+    ("dbrx", "blocks.0.norm_attn_norm.attn.Wqkv"): Layout(fused=(64, 16, 16)),
+    ("dbrx", "blocks.0.ffn.experts.mlp.w1"): Layout(groups=4),
+    ("dbrx", "blocks.0.ffn.experts.mlp.w2"): Layout(groups=4, transposed=True),
+    ("falcon", "h.0.self_attention.query_key_value"): Layout(fused=(64, 16, 16)),
+    ("bloom", "h.0.self_attention.query_key_value"): Layout(groups=4, fused=(16, 16, 16)),
+    ("codegen", "h.0.attn.qkv_proj"): Layout(groups=4, fused=(16, 16, 16)),
+    ("exaone4_5_vision", "blocks.0.attn.qkv"): Layout(fused=(64, 32, 32)),
+    ("deepseek_v3", "layers.0.self_attn.kv_b_proj"): Layout(groups=4, fused=(16, 16)),
+    ("mamba", "layers.0.mixer.in_proj"): Layout(fused=(128, 128)),
+    ("mamba2", "layers.0.mixer.in_proj"): Layout(fused=(128, 128, 64, 64, 8)),
+    ("zamba", "layers.0.mamba.in_proj"): Layout(fused=(128, 128), interleaved=True),
+    ("modernbert", "layers.0.mlp.Wi"): Layout(fused=(96, 96)),
+    ("xlnet", "layer.0.rel_attn.q"): Layout(shape=(64, 64), transposed=True),
+    ("xlnet", "layer.0.rel_attn.o"): Layout(shape=(64, 64)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # deprecations inside transformers
+@pytest.mark.skipif(VERSION < (5, 23), reason="the small models are of the types of transformers 5.23")
+@pytest.mark.parametrize(("model_type", "path"), FUSED, ids="-".join)
+def test_fused_projections_of_transformers(model_type, path):
+    weights = {w.name.removesuffix(".weight"): w.layout for w in survey(shrunk(model_type)).weights}
+    assert weights[path] == FUSED[model_type, path]
+
+
+def test_conditional_convolutions_and_global_windows_of_timm():
+    """CondConv2d keeps one kernel per expert in a row; GCViT's global windows have keys and values only."""
+    view = describe(timm.create_model("efficientnet_cc_b0_4e", device="meta"))
+    (weight,) = [w for w in view.weights if w.name == "blocks.4.0.conv_dw.weight"]
+    assert weight.shape == (4, 12000)
+    blocks = list(weight.layout.blocks(torch.empty(weight.shape, device="meta")))
+    assert (len(blocks), {tuple(b.shape) for b in blocks}) == (4 * 480, {(1, 1, 5, 5)})
+    view = describe(timm.create_model("gcvit_xxtiny", device="meta"))
+    assert view["stages.0.blocks.1.attn.qkv.weight"].layout == Layout(fused=(64, 64))

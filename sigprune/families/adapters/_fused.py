@@ -1,8 +1,8 @@
 """Fused projections: which rows of one stored matrix belong to which projection.
 
-A rule says where the projections of a layer sit; most are found by the names of the layer and of its
-parent's class, and take their sizes from the parent. A rule whose rows do not add up is not used: the matrix
-is then one block, which is true of any matrix.
+A rule says where the projections of a layer sit; those of transformers are found by the names of the layer
+and of its parent's class, and take their sizes from the parent. A rule whose rows do not add up is not used:
+the matrix is then one block, which is true of any matrix.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ _RULES: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
             r"|GraniteMoe\w+MambaLayer\.in_proj",
             _mamba2,
         ),
-        (r"Lfm\w+ShortConv\.in_proj", _thirds),
+        (r"Lfm\w+ShortConv\.in_proj|\w+MultiScaleAttention\.qkv", _thirds),
         (r"\w*Attention\w*\.(qkv|qkv_proj|Wqkv|query_key_value|c_attn)", _grouped),
         (
             r"ModernBert(Decoder)?MLP\.Wi|Moonshine(Streaming)?DecoderMLP\.fc1|(Moshi|KyutaiSpeechToText)GatingMLP\.fc1"
@@ -172,11 +172,11 @@ def fused_of(site: Site, rows: int, columns: int) -> Layout:
     origin, sizes = type(parent).__module__, _Sizes(parent)
     if _TIMM_HEAD_BY_HEAD.search(origin) or vars(parent).get("head_first") is True:
         return Layout()
-    for pattern, rule in _RULES:
-        if pattern.fullmatch(f"{type(parent).__name__}.{name}") and _adds_up(
-            found := rule(sizes, rows), rows
-        ):
-            return found
+    called = f"{type(parent).__name__}.{name}" if origin.startswith("transformers.") else ""
+    fitting = (rule(sizes, rows) for pattern, rule in _RULES if pattern.fullmatch(called))
+    found = next((layout for layout in fitting if _adds_up(layout, rows)), None)
+    if found is not None:
+        return found
     return _by_name(name, rows, columns, timm=origin.startswith("timm."))
 
 
