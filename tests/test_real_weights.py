@@ -66,12 +66,14 @@ def test_pruned_by_half_and_reloaded(request, tmp_path, name):
     model = open_model(str(request.getfixturevalue(name)), pretrained=True, args=args)
     view = describe(model, batchnorm="eval")
     batch = view.example
-    before = view.forward({}, batch)
-    mask = prune(view, sparsity=0.5, score="magnitude")
-    assert mask.kept == round(mask.total * 0.5)
+    before, likeness = view.forward({}, batch), {}
+    for score in ("random", "magnitude"):  # trained weights: the large ones matter more than any others
+        mask = prune(view, sparsity=0.5, score=score)
+        assert mask.kept == round(mask.total * 0.5)
+        masked = {n: p.masked_fill(~mask.keep[n], 0) for n, p in view.params().items() if n in mask.keep}
+        likeness[score] = float(functional.cosine_similarity(before, view.forward(masked, batch)))
+    assert likeness["magnitude"] > likeness["random"] + 0.1
     apply_(view, mask)
-    after = view.forward({}, batch)
-    assert functional.cosine_similarity(before, after).min() > 0.5, "half of the weights carry most of it"
     save(tmp_path / "half", view, mask)
     checkpoint = load(tmp_path / "half")
     assert checkpoint.mask == mask
