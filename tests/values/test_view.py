@@ -119,7 +119,14 @@ def test_what_modules_cache_in_evaluation_mode_is_not_used_for_other_parameters(
     """LeViT caches attention biases, ConViT relative positions: after a float64 pass of a score as well."""
     view = describe(open_model(f"timm:{name}", args={"num_classes": 10}))
     batch = view.example
+    with torch.no_grad():
+        view.module.eval()(*batch.inputs.values())  # fills the caches before the view is used
+        for name, parameter in view.module.named_parameters():
+            if "bias" in name or "pos" in name:
+                parameter.add_(0.5)
+    fresh = copy.deepcopy(view.module).train().eval()
     first = view.forward({}, batch)
+    torch.testing.assert_close(first, fresh(*batch.inputs.values()))
     biases = {n: 1 + p for n, p in view.params().items() if "bias" in n or "pos" in n}
     changed = view.forward(biases, batch)
     assert not torch.equal(changed, first)
