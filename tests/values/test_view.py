@@ -121,13 +121,13 @@ def test_what_modules_cache_in_evaluation_mode_is_not_used_for_other_parameters(
     batch = view.example
     with torch.no_grad():
         view.module.eval()(*batch.inputs.values())  # fills the caches before the view is used
-        for name, parameter in view.module.named_parameters():
-            if "bias" in name or "pos" in name:
-                parameter.add_(0.5)
+        for key, parameter in view.module.named_parameters():
+            if "bias" in key or "pos" in key:
+                parameter.add_(torch.linspace(0, 1, parameter.numel()).reshape(parameter.shape))
     fresh = copy.deepcopy(view.module).train().eval()
     first = view.forward({}, batch)
     torch.testing.assert_close(first, fresh(*batch.inputs.values()))
-    biases = {n: 1 + p for n, p in view.params().items() if "bias" in n or "pos" in n}
+    biases = {n: -p for n, p in view.params().items() if "bias" in n or "pos" in n}
     changed = view.forward(biases, batch)
     assert not torch.equal(changed, first)
     prune(view, sparsity=0.5, score="synflow", schedule="oneshot")
