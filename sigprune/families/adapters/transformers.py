@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName, UnsupportedModel, one_line
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._inputs import example_of, input_name
+from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import HUB, plain_name, split_source
 from sigprune.values.batch import Batch
@@ -139,28 +140,6 @@ def describe(module: nn.Module) -> View:
         embed=_embedder(model),
         prunable=found.prunable,
     )
-
-
-def read_output(output: object) -> Tensor:
-    """The logits; else the last hidden state, averaged over tokens or pixels; else the pooled output.
-
-    Raises:
-        UnsupportedModel: the output has none of them.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if not isinstance(output, Mapping):
-        raise UnsupportedModel(f"expected a transformers ModelOutput, got {type(output).__name__}")
-    for name in ("logits", "logits_per_image"):
-        if isinstance(output.get(name), Tensor):
-            return cast(Tensor, output[name])
-    state = output.get("last_hidden_state")
-    if isinstance(state, Tensor):
-        # (examples, tokens, features) or (examples, features, height, width)
-        return state.mean(1) if state.dim() == 3 else state.flatten(2).mean(2)
-    if isinstance(output.get("pooler_output"), Tensor):
-        return cast(Tensor, output["pooler_output"])
-    raise UnsupportedModel(f"no logits and no hidden state among the outputs {sorted(output)}")
 
 
 def write_config(module: nn.Module, folder: Path) -> None:

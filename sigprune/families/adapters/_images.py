@@ -1,0 +1,131 @@
+"""Example images of transformers models: single ones, videos, tiles, and patches packed into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sigprune.families.adapters._facts import Facts
+from sigprune.families.adapters._shared import ramp
+
+IMAGE_SIZE = 224
+"""Pixels a side for networks that take any size and name none."""
+
+GRID = (1, 4, 4)
+"""Frames, rows and columns of packed patches."""
+
+PAIRED = frozenset({"efficientloftr", "lightglue"})
+"""Types that match two images: nothing in their configuration or signature tells it."""
+
+Made: TypeAlias = Mapping[str, Tensor]
+Maker: TypeAlias = Callable[[Facts, Made], Tensor]
+
+
+def image(facts: Facts) -> Tensor:
+    """``pixel_values`` in the shape that the other inputs of the network ask for."""
+    accepted, height, width = facts.accepted, *sides(facts)
+    sides_ = (channels(facts), height, width)
+    frames = facts.find("num_frames")
+    if accepted & {"grid_thw", "image_grid_thw"}:
+        return packed(facts)
+    if "spatial_shapes" in accepted or "pixel_position_ids" in accepted:
+        return packed(facts).unsqueeze(0)
+    if "target_sizes" in accepted:
+        patch = facts.number("patch_size", default=14)
+        return ramp(1, sides_[0], patch, GRID[1] * GRID[2] * patch)
+    if "aspect_ratio_ids" in accepted:
+        return ramp(1, 1, facts.number("max_num_tiles", default=4), *sides_)
+    if "prompt_pixel_values" in accepted:
+        return ramp(1, sides_[0], height // 2, width)  # the prompt fills the other half
+    if "qformer_input_ids" in accepted and "video_token_index" in facts.tree:
+        return ramp(1, 4, *sides_)  # frames of a video
+    if facts.find("image_grid_pinpoints") is not None:
+        return ramp(1, 3, *sides_)  # the whole image and two tiles
+    if "perceiver_embeddings" in accepted or "pixel_attention_mask" in accepted:
+        return ramp(1, 1, *sides_)  # several images per text
+    if facts.model.config.model_type in PAIRED:
+        return ramp(1, 2, *sides_)
+    return ramp(1, frames, *sides_) if isinstance(frames, int) and frames else ramp(1, *sides_)
+
+
+def sides(facts: Facts) -> tuple[int, int]:
+    """Height and width in pixels."""
+    ratios = facts.find("scaled_images_ratios")
+    if isinstance(ratios, list | tuple):  # the smallest of several scales is one patch, as in Depth Pro
+        side = round(facts.number("patch_size", default=384) / min(ratios))
+        return side, side
+    size = facts.find("image_size", "crop_size", "max_img_size", "img_size") or IMAGE_SIZE
+    if isinstance(size, Mapping):
+        size = tuple(size.values())
+    height, width = size[-2:] if isinstance(size, list | tuple) else (size, size)
+    return int(height), int(width)
+
+
+def channels(facts: Facts) -> int:
+    """Colours of an image."""
+    return facts.number("num_channels", "in_channels", "in_chans", default=3)
+
+
+def packed(facts: Facts) -> Tensor:
+    """Patches of one image as rows: (patches, channels · frames · side²), or as small images."""
+    side, count = facts.number("patch_size", default=14), GRID[0] * GRID[1] * GRID[2]
+    frames = facts.number("temporal_patch_size", "patch_temporal", default=1)
+    kind = facts.model.config.model_type
+    if kind.startswith("kimi_k25"):
+        return ramp(count, channels(facts), side, side)
+    if kind.startswith("inkling2"):  # squares of four patches, colours last
+        return ramp(count // 4, 2 * side, 2 * side, channels(facts))
+    return ramp(count, channels(facts) * frames * side**2)
+
+
+def _grid(_: Facts, __: Made) -> Tensor:
+    return torch.tensor([list(GRID)])
+
+
+def _positions(_: Facts, __: Made) -> Tensor:
+    rows, columns = torch.meshgrid(torch.arange(GRID[1]), torch.arange(GRID[2]), indexing="ij")
+    return torch.stack([columns.flatten(), rows.flatten()], -1).unsqueeze(0)
+
+
+def _video(facts: Facts, _: Made) -> Tensor:
+    frames = facts.number("num_frames", "frames_per_clip", default=2)
+    return ramp(1, frames, channels(facts), *sides(facts))
+
+
+def _sizes(facts: Facts, _: Made) -> Tensor:
+    return torch.tensor([list(sides(facts))])
+
+
+def _tiles(facts: Facts, made: Made) -> Tensor:
+    return torch.ones(1, 1, made["pixel_values"].shape[2], dtype=torch.long)
+
+
+def _seen(facts: Facts, made: Made) -> Tensor:
+    """Which token sees which image, or which tile of it."""
+    tokens = made["input_ids"].shape[1]
+    tiles = made["pixel_values"].shape[2:3] if "aspect_ratio_ids" in facts.accepted else ()
+    return torch.ones(1, tokens, 1, *tiles, dtype=torch.long)
+
+
+def seconds() -> Mapping[str, Maker]:
+    """What networks want besides ``pixel_values``, by name."""
+    return {
+        "pixel_values_videos": _video,
+        "prompt_pixel_values": lambda _, made: made["pixel_values"],
+        "prompt_masks": lambda _, made: made["pixel_values"],
+        "grid_thw": _grid,
+        "image_grid_thw": _grid,
+        "merge_sizes": lambda _, __: torch.tensor([1]),
+        "spatial_shapes": lambda _, __: torch.tensor([list(GRID[1:])]),
+        "target_sizes": lambda _, __: torch.tensor([list(GRID[1:])]),
+        "pixel_position_ids": _positions,
+        "pixel_attention_mask": lambda _, __: torch.ones(1, GRID[1] * GRID[2], dtype=torch.long),
+        "image_sizes": _sizes,
+        "aspect_ratio_ids": lambda _, __: torch.ones(1, 1, dtype=torch.long),
+        "aspect_ratio_mask": _tiles,
+        "cross_attention_mask": _seen,
+        "image_attention_mask": _seen,
+    }

@@ -1,0 +1,242 @@
+"""How one input of a transformers model is made, by the name that ``forward`` gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sigprune.families.adapters._facts import Facts
+from sigprune.families.adapters._images import image, packed, seconds
+from sigprune.families.adapters._shared import ramp
+
+TOKENS = 16
+FRAMES = 64
+"""Columns of a spectrogram, where the network takes any number."""
+
+STEPS = 5
+"""Steps of a trajectory."""
+
+BOXES = 6
+"""Regions of an image whose features come from a detector."""
+
+WAVE = 3840
+"""Samples of a waveform: a quarter of a second at 16 kHz, a whole number of the frames of most codecs."""
+
+Made: TypeAlias = Mapping[str, Tensor]
+Maker: TypeAlias = Callable[[Facts, Made], Tensor]
+
+
+def text_ids(facts: Facts, limit: int = TOKENS) -> Tensor:
+    """Ids (1, tokens) spread over the vocabulary that avoid the special ones and end with the text's end.
+
+    There the towers of CLIP and encoder-decoder classifiers read their result.
+    """
+    size = vocabulary(facts)
+    special = _special(facts)
+    ids = [i for i in range(size) if i not in special] or [0]
+    longest = facts.number("max_position_embeddings", "n_positions", kind="text", default=4 * TOKENS)
+    length = max(2, min(limit, longest // 2, len(ids)))
+    chosen = torch.tensor(ids)[torch.linspace(0, len(ids) - 1, length).long()]
+    end = facts.number("eos_token_id", kind="text", default=-1)
+    if 0 <= end < size:
+        chosen[-1] = end
+    return chosen.unsqueeze(0)
+
+
+def vocabulary(facts: Facts) -> int:
+    """How many ids there are; models that hash the code points of a text take any."""
+    config = facts.model.config.get_text_config().to_dict()
+    own = next((config[n] for n in ("vocab_size", "src_vocab_size") if type(config.get(n)) is int), None)
+    return own or facts.number("vocab_size", "src_vocab_size", "num_hash_buckets", kind="text", default=256)
+
+
+def _special(facts: Facts) -> set[object]:
+    config = facts.model.config.get_text_config().to_dict()
+    numbers = [v for part in (config, facts.tree) for k, v in part.items() if k.endswith(_TOKEN_ENDS)]
+    return {n for v in numbers for n in (v if isinstance(v, list) else [v])}
+
+
+_TOKEN_ENDS = ("_token_id", "_token_index")
+
+
+def _ids(facts: Facts, _: Made) -> Tensor:
+    ids = text_ids(facts)
+    books = facts.tree.get("num_codebooks")
+    if not isinstance(books, int):
+        return ids
+    if "codebook_vocab_size" in facts.tree:
+        return ids.unsqueeze(-1).expand(-1, -1, books + 1)  # a column for the text and one for each codebook
+    tables = [m for m in facts.model.modules() if isinstance(m, nn.Embedding)]
+    stacked = "audio_channels" in facts.tree and len(tables) == books
+    return ids.expand(books, -1) if stacked else ids  # a row for each codebook, as in MusicGen
+
+
+def _task(facts: Facts, _: Made) -> Tensor:
+    return text_ids(facts)[:, :1].expand(-1, facts.number("task_seq_len", default=TOKENS))
+
+
+def _decoder_ids(facts: Facts, made: Made) -> Tensor:
+    return made["input_ids"] if "input_ids" in made else text_ids(facts, 4)
+
+
+def _ones(name: str) -> Maker:
+    return lambda _, made: torch.ones(made[name].shape[:2], dtype=torch.long)
+
+
+def _sound(facts: Facts, _: Made) -> Tensor:
+    bins, length = facts.find("num_mel_bins"), facts.find("max_length")
+    if isinstance(bins, int) and isinstance(length, int) and "patch_size" in facts.tree:
+        return ramp(1, length, bins)  # a spectrogram, as in AST
+    if "decoder_input_values" in facts.accepted:
+        return ramp(1, FRAMES // 2, facts.number("hidden_size", default=1))  # behind a network of its own
+    wave = torch.sin(torch.arange(WAVE) / 7.0).unsqueeze(0)
+    coded = facts.find(*_CODEC, kind="sound") is not None
+    return wave.unsqueeze(1) if coded else wave  # codecs count channels
+
+
+_CODEC = ("audio_channels", "channels", "codebook_size", "quantization_dim")
+
+
+def _spectrogram(facts: Facts, made: Made) -> Tensor:
+    """(1, mel bins, frames) for stems of Conv1d over the bins, (1, frames, mel bins) for the others."""
+    bins = mel_bins(facts)
+    if "is_longer" in facts.accepted:
+        side = facts.number("spec_size", kind="sound", default=256)
+        return ramp(1, 1, side * side // bins, bins)  # four strips make a square image, as in CLAP
+    length = facts.find("max_source_positions", kind="sound")
+    first = next((m for m in facts.model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)), None)
+    if _bins_first(facts, first, bins):
+        return ramp(1, bins, 2 * length if isinstance(length, int) else FRAMES)
+    if isinstance(window := facts.find("n_window", kind="sound"), int):
+        return ramp(1, bins, 2 * window)  # a Conv2d over the bins as rows, as in Qwen3-ASR
+    return ramp(1, FRAMES, bins)
+
+
+def _bins_first(facts: Facts, stem: nn.Module | None, bins: int) -> bool:
+    named = facts.find("num_mel_bins", "feature_size", kind="sound") == bins
+    return named and isinstance(stem, nn.Conv1d) and stem.in_channels == bins and stem.groups == 1
+
+
+def mel_bins(facts: Facts) -> int:
+    """Features of one frame of a spectrogram; frames that are stacked before the network count together."""
+    stacked = facts.number("num_stacked_frames", kind="sound", default=1)
+    bins = facts.number(
+        "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_feat_size",
+        "input_dim", "feature_size", "n_mels", "subsampling_conv_channels", kind="sound", default=80,
+    )  # fmt: skip
+    return stacked * bins
+
+
+def _flags(value: bool, *shape: int) -> Maker:
+    return lambda _, __: torch.full(shape, value)
+
+
+def _whole(value: int, *shape: int) -> Maker:
+    return lambda _, __: torch.full(shape, value)
+
+
+def _boxes(facts: Facts, made: Made) -> Tensor:
+    """Boxes (1, tokens, 4) that grow along the text: whole numbers up to 1000, or fractions of the page."""
+    tokens = made["input_ids"].shape[1]
+    largest = facts.number("max_2d_position_embeddings", kind="text", default=1000) - 1
+    corners = torch.linspace(0.0, 0.5, tokens)[:, None] + torch.tensor([0.0, 0.0, 0.25, 0.25])
+    if facts.find("dim_bbox") is not None:
+        return corners.repeat(1, facts.number("dim_bbox", default=8) // 4)[None]
+    fractions = "visual_bbox" in facts.accepted
+    return corners[None] if fractions else (largest * corners[None]).long()
+
+
+def _rows(*names: str, rows: int, default: int = 1) -> Maker:
+    return lambda facts, _: ramp(1, rows, facts.number(*names, default=default))
+
+
+def _past(facts: Facts, _: Made) -> Tensor:
+    length = facts.number("context_length", default=64)
+    lags, channels = facts.find("lags_sequence"), facts.find("num_input_channels")
+    if isinstance(lags, list | tuple):
+        return ramp(1, length + max(lags))
+    return ramp(1, length, channels) if isinstance(channels, int) else ramp(1, length)
+
+
+def _time(name: str) -> Maker:
+    return lambda facts, made: torch.zeros(*made[name].shape, facts.number("num_time_features", default=0))
+
+
+def _future(facts: Facts, _: Made) -> Tensor:
+    return ramp(1, facts.number("prediction_length", default=1))
+
+
+def _noisy(facts: Facts, _: Made) -> Tensor:
+    return ramp(1, TOKENS // 2, facts.number("hidden_size", kind="text", default=1))
+
+
+def _context(facts: Facts, _: Made) -> Tensor:
+    layers = facts.find("target_layer_ids", kind="text")
+    count = len(layers) if isinstance(layers, list | tuple) else 1
+    return ramp(1, TOKENS, count * facts.number("hidden_size", kind="text", default=1))
+
+
+def _hidden(facts: Facts, _: Made) -> Tensor:
+    """What a network calls its hidden states: packed patches, sound, or what a codec has coded."""
+    if "grid_thw" in facts.accepted:
+        return packed(facts)
+    if "num_filters" in facts.tree and type(facts.model).__name__.endswith("EncoderModel"):
+        return torch.sin(torch.arange(WAVE) / 7.0).reshape(1, 1, -1)
+    return ramp(1, facts.number("hidden_size", default=1), TOKENS // 2)
+
+
+def _latents(facts: Facts, _: Made) -> Tensor:
+    return ramp(1, facts.number("hidden_size", default=1), TOKENS // 2)
+
+
+MAKERS: Mapping[str, Maker] = {
+    "input_ids": _ids,
+    "pixel_values": lambda facts, _: image(facts),
+    **seconds(),
+    "attention_mask": _ones("input_ids"),
+    "decoder_input_ids": _decoder_ids,
+    "qformer_input_ids": lambda facts, _: text_ids(facts, BOXES),
+    "qformer_attention_mask": _ones("qformer_input_ids"),
+    "task_inputs": _task,
+    "lang_ids": _whole(0, 1),
+    "bbox": _boxes,
+    "visual_feats": _rows("visual_feat_dim", rows=BOXES),
+    "visual_pos": _rows("visual_pos_dim", rows=BOXES, default=4),
+    "input_values": _sound,
+    "decoder_input_values": _rows("hidden_size", rows=TOKENS // 2),
+    "input_features": _spectrogram,
+    "input_features_mask": lambda facts, made: _frames_mask(facts, made),
+    "is_longer": _flags(True, 1, 1),
+    "audio_mel": lambda facts, _: ramp(1, FRAMES, mel_bins(facts)),
+    "audio_mel_mask": _flags(False, 1, FRAMES),
+    "hidden_states": _hidden,
+    "latents": _latents,
+    "inputs": _rows("d_model", rows=TOKENS),
+    "inputs_embeds": _rows("hidden_size", rows=TOKENS),
+    "query_embeds": _rows("hidden_size", rows=TOKENS // 2),
+    "encoder_hidden_states": _rows("encoder_hidden_size", rows=TOKENS),
+    "noise_embeds": _noisy,
+    "context_hidden_states": _context,
+    "action_embeds": lambda facts, _: ramp(1, STEPS, facts.number("hidden_size", default=1)),
+    "states": _rows("state_dim", rows=STEPS),
+    "actions": _rows("act_dim", rows=STEPS),
+    "rewards": lambda _, __: ramp(1, STEPS, 1),
+    "returns_to_go": lambda _, __: ramp(1, STEPS, 1),
+    "timesteps": lambda _, __: torch.arange(STEPS).unsqueeze(0),
+    "past_values": _past,
+    "past_values_padding": lambda _, made: torch.zeros_like(made["past_values"]),
+    "past_time_features": _time("past_values"),
+    "past_observed_mask": lambda _, made: torch.ones_like(made["past_values"]),
+    "future_values": _future,
+    "future_time_features": _time("future_values"),
+    "freq": _whole(0, 1, 1),
+}
+
+
+def _frames_mask(facts: Facts, made: Made) -> Tensor:
+    """All frames count; the axis that is not the bins is that of the frames."""
+    shape = made["input_features"].shape
+    return torch.ones(1, shape[1] if shape[2] == mel_bins(facts) else shape[2], dtype=torch.long)
