@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_KINDS = {
+KINDS = {
     "image": ("vision", "image", "vit", "visual", "backbone"),
     "sound": ("audio", "speech", "sound", "acoustic", "codec"),
     "text": ("text", "language", "llm"),
@@ -78,7 +78,7 @@ def _parts(tree: Mapping[str, object], kind: str) -> Iterator[Mapping[str, objec
 
 
 def _rank(name: str, kind: str, inherited: int) -> int:
-    for other, parts in _KINDS.items():
+    for other, parts in KINDS.items():
         if any(part in name for part in parts):
             return 0 if other == kind else 2
     return inherited

@@ -36,6 +36,8 @@ def image(facts: Facts) -> Tensor:
     if "target_sizes" in accepted:
         patch = facts.number("patch_size", default=14)
         return ramp(1, sides_[0], patch, GRID[1] * GRID[2] * patch)
+    if "image_position_ids" in accepted:
+        return packed(facts).unsqueeze(0)
     if "aspect_ratio_ids" in accepted:
         return ramp(1, 1, facts.number("max_num_tiles", default=4), *sides_)
     if "prompt_pixel_values" in accepted:
@@ -57,7 +59,7 @@ def sides(facts: Facts) -> tuple[int, int]:
     if isinstance(ratios, list | tuple):  # the smallest of several scales is one patch, as in Depth Pro
         side = round(facts.number("patch_size", default=384) / min(ratios))
         return side, side
-    size = facts.find("image_size", "crop_size", "max_img_size", "img_size") or IMAGE_SIZE
+    size = facts.find("image_size", "crop_size", "max_img_size", "img_size", "input_size") or IMAGE_SIZE
     if isinstance(size, Mapping):
         size = tuple(size.values())
     height, width = size[-2:] if isinstance(size, list | tuple) else (size, size)
@@ -77,7 +79,7 @@ def packed(facts: Facts) -> Tensor:
     if kind.startswith("kimi_k25"):
         return ramp(count, channels(facts), side, side)
     if kind.startswith("inkling2"):  # squares of four patches, colours last
-        return ramp(count // 4, 2 * side, 2 * side, channels(facts))
+        return ramp(count, 2 * side, 2 * side, channels(facts))
     return ramp(count, channels(facts) * frames * side**2)
 
 
@@ -123,7 +125,9 @@ def seconds() -> Mapping[str, Maker]:
         "target_sizes": lambda _, __: torch.tensor([list(GRID[1:])]),
         "pixel_position_ids": _positions,
         "pixel_attention_mask": lambda _, __: torch.ones(1, GRID[1] * GRID[2], dtype=torch.long),
+        "image_position_ids": _positions,
         "image_sizes": _sizes,
+        "image_merge_sizes": lambda _, __: torch.tensor([1]),
         "aspect_ratio_ids": lambda _, __: torch.ones(1, 1, dtype=torch.long),
         "aspect_ratio_mask": _tiles,
         "cross_attention_mask": _seen,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sigprune.families.adapters._facts import Facts, facts_of
 from sigprune.families.adapters._inputs_made import MAKERS
+from sigprune.families.adapters._placeholders import with_towers
 from sigprune.families.adapters._shared import first_input
 from sigprune.values.batch import Batch
 
@@ -36,6 +37,7 @@ _WITH = {
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
     "past_values": ("past_values_padding", "future_values", "future_time_features"),
     "query_embeds": ("encoder_hidden_states",),
+    "pixel_values_videos": ("input_values",),
     "action_embeds": ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask"),
 }  # fmt: skip
 """Inputs that go with another one, if forward takes them: in the order in which they are made."""
@@ -63,6 +65,8 @@ def example_of(model: PreTrainedModel) -> Batch:
     for name in MAKERS:
         if name in wanted:
             made[name] = MAKERS[name](facts, made)
+    if main == "input_ids" and "pixel_values" not in made and made[main].dim() == 2:
+        made = with_towers(facts, made)
     return Batch({main: made[main], **made})
 
 
@@ -81,6 +85,8 @@ def _takes(facts: Facts, name: str) -> bool:
         return bool(facts.model.config.is_encoder_decoder)
     if name in _TOWERS:
         return not facts.model.config.is_encoder_decoder and not any(n in facts.tree for n in PLACEHOLDERS[name])
+    if name == "pixel_attention_mask":
+        return bool(facts.accepted & {"spatial_shapes", "action_embeds"})  # elsewhere it may be left out
     if name == "image_attention_mask":
         return "perceiver_embeddings" in facts.accepted  # of text to images; other networks call another mask so
     return True

@@ -11,19 +11,14 @@ from torch import Tensor, nn
 from sigprune.families.adapters._facts import Facts
 from sigprune.families.adapters._images import image, packed, seconds
 from sigprune.families.adapters._shared import ramp
+from sigprune.families.adapters._sounds import FRAMES, WAVE, frames_mask, mel_bins, spectrogram, waveform
 
 TOKENS = 16
-FRAMES = 64
-"""Columns of a spectrogram, where the network takes any number."""
-
 STEPS = 5
 """Steps of a trajectory."""
 
 BOXES = 6
 """Regions of an image whose features come from a detector."""
-
-WAVE = 3840
-"""Samples of a waveform: a quarter of a second at 16 kHz, a whole number of the frames of most codecs."""
 
 Made: TypeAlias = Mapping[str, Tensor]
 Maker: TypeAlias = Callable[[Facts, Made], Tensor]
@@ -64,6 +59,8 @@ _TOKEN_ENDS = ("_token_id", "_token_index")
 
 def _ids(facts: Facts, _: Made) -> Tensor:
     ids = text_ids(facts)
+    if "image_embeds_position_mask" in facts.accepted:  # the image stands before the text, as in Kosmos-2
+        return torch.cat([ids[:, :1].expand(-1, facts.number("latent_query_num", default=64)), ids], 1)
     books = facts.tree.get("num_codebooks")
     if not isinstance(books, int):
         return ids
@@ -74,60 +71,25 @@ def _ids(facts: Facts, _: Made) -> Tensor:
     return ids.expand(books, -1) if stacked else ids  # a row for each codebook, as in MusicGen
 
 
+def _before_text(facts: Facts, made: Made) -> Tensor:
+    mask = torch.zeros_like(made["input_ids"])
+    mask[:, : facts.number("latent_query_num", default=64)] = 1
+    return mask
+
+
 def _task(facts: Facts, _: Made) -> Tensor:
     return text_ids(facts)[:, :1].expand(-1, facts.number("task_seq_len", default=TOKENS))
 
 
 def _decoder_ids(facts: Facts, made: Made) -> Tensor:
-    return made["input_ids"] if "input_ids" in made else text_ids(facts, 4)
+    ids = made["input_ids"] if "input_ids" in made else text_ids(facts, 4)
+    decoder = facts.tree.get("decoder_config")
+    channels = decoder.get("num_channels") if isinstance(decoder, Mapping) else None
+    return ids if channels is None else ids.unsqueeze(-1).expand(-1, -1, channels)  # codebooks, as in Dia
 
 
 def _ones(name: str) -> Maker:
     return lambda _, made: torch.ones(made[name].shape[:2], dtype=torch.long)
-
-
-def _sound(facts: Facts, _: Made) -> Tensor:
-    bins, length = facts.find("num_mel_bins"), facts.find("max_length")
-    if isinstance(bins, int) and isinstance(length, int) and "patch_size" in facts.tree:
-        return ramp(1, length, bins)  # a spectrogram, as in AST
-    if "decoder_input_values" in facts.accepted:
-        return ramp(1, FRAMES // 2, facts.number("hidden_size", default=1))  # behind a network of its own
-    wave = torch.sin(torch.arange(WAVE) / 7.0).unsqueeze(0)
-    coded = facts.find(*_CODEC, kind="sound") is not None
-    return wave.unsqueeze(1) if coded else wave  # codecs count channels
-
-
-_CODEC = ("audio_channels", "channels", "codebook_size", "quantization_dim")
-
-
-def _spectrogram(facts: Facts, made: Made) -> Tensor:
-    """(1, mel bins, frames) for stems of Conv1d over the bins, (1, frames, mel bins) for the others."""
-    bins = mel_bins(facts)
-    if "is_longer" in facts.accepted:
-        side = facts.number("spec_size", kind="sound", default=256)
-        return ramp(1, 1, side * side // bins, bins)  # four strips make a square image, as in CLAP
-    length = facts.find("max_source_positions", kind="sound")
-    first = next((m for m in facts.model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)), None)
-    if _bins_first(facts, first, bins):
-        return ramp(1, bins, 2 * length if isinstance(length, int) else FRAMES)
-    if isinstance(window := facts.find("n_window", kind="sound"), int):
-        return ramp(1, bins, 2 * window)  # a Conv2d over the bins as rows, as in Qwen3-ASR
-    return ramp(1, FRAMES, bins)
-
-
-def _bins_first(facts: Facts, stem: nn.Module | None, bins: int) -> bool:
-    named = facts.find("num_mel_bins", "feature_size", kind="sound") == bins
-    return named and isinstance(stem, nn.Conv1d) and stem.in_channels == bins and stem.groups == 1
-
-
-def mel_bins(facts: Facts) -> int:
-    """Features of one frame of a spectrogram; frames that are stacked before the network count together."""
-    stacked = facts.number("num_stacked_frames", kind="sound", default=1)
-    bins = facts.number(
-        "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_feat_size",
-        "input_dim", "feature_size", "n_mels", "subsampling_conv_channels", kind="sound", default=80,
-    )  # fmt: skip
-    return stacked * bins
 
 
 def _flags(value: bool, *shape: int) -> Maker:
@@ -201,14 +163,16 @@ MAKERS: Mapping[str, Maker] = {
     "qformer_input_ids": lambda facts, _: text_ids(facts, BOXES),
     "qformer_attention_mask": _ones("qformer_input_ids"),
     "task_inputs": _task,
+    "image_embeds_position_mask": _before_text,
     "lang_ids": _whole(0, 1),
     "bbox": _boxes,
     "visual_feats": _rows("visual_feat_dim", rows=BOXES),
     "visual_pos": _rows("visual_pos_dim", rows=BOXES, default=4),
-    "input_values": _sound,
+    "input_values": lambda facts, _: waveform(facts),
     "decoder_input_values": _rows("hidden_size", rows=TOKENS // 2),
-    "input_features": _spectrogram,
-    "input_features_mask": lambda facts, made: _frames_mask(facts, made),
+    "input_features": lambda facts, _: spectrogram(facts),
+    "input_features_mask": frames_mask,
+    "feature_attention_mask": frames_mask,
     "is_longer": _flags(True, 1, 1),
     "audio_mel": lambda facts, _: ramp(1, FRAMES, mel_bins(facts)),
     "audio_mel_mask": _flags(False, 1, FRAMES),
@@ -234,9 +198,3 @@ MAKERS: Mapping[str, Maker] = {
     "future_time_features": _time("future_values"),
     "freq": _whole(0, 1, 1),
 }
-
-
-def _frames_mask(facts: Facts, made: Made) -> Tensor:
-    """All frames count; the axis that is not the bins is that of the frames."""
-    shape = made["input_features"].shape
-    return torch.ones(1, shape[1] if shape[2] == mel_bins(facts) else shape[2], dtype=torch.long)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
@@ -127,19 +128,22 @@ def describe(module: nn.Module) -> View:
     model = cast("PreTrainedModel", module)
     found = survey(module, _heads(model))
     parameter = next(module.parameters())
-    return View(
+    view = View(
         module=module,
         library="transformers",
         architecture=model.config.model_type,
         weights=tuple(found.weights),
         skipped=readonly(found.skipped),
         gates=tuple(found.gates),
-        example=example_of(model).to(parameter.device, parameter.dtype),
+        example=Batch({}),
         input_name=input_name(model),
         read_output=read_output,
         embed=_embedder(model),
         prunable=found.prunable,
     )
+    with view.probing(), torch.no_grad(), global_stream(0, "example"):
+        example = example_of(model)
+    return replace(view, example=example.to(parameter.device, parameter.dtype))
 
 
 def write_config(module: nn.Module, folder: Path) -> None:
