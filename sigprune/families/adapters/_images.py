@@ -28,11 +28,13 @@ def image(facts: Facts) -> Tensor:
     """``pixel_values`` in the shape that the other inputs of the network ask for."""
     accepted, height, width = facts.accepted, *sides(facts)
     sides_ = (channels(facts), height, width)
-    frames = facts.find("num_frames")
+    frames, kind = facts.find("num_frames"), facts.model.config.model_type
     if accepted & {"grid_thw", "image_grid_thw"}:
         return packed(facts)
-    if "spatial_shapes" in accepted or "pixel_position_ids" in accepted:
+    if "spatial_shapes" in accepted or "pixel_position_ids" in accepted or kind == "fuyu":
         return packed(facts).unsqueeze(0)
+    if kind == "neomme":
+        return packed(facts)
     if "target_sizes" in accepted:
         patch = facts.number("patch_size", default=14)
         return ramp(1, sides_[0], patch, GRID[1] * GRID[2] * patch)
@@ -46,9 +48,9 @@ def image(facts: Facts) -> Tensor:
         return ramp(1, 4, *sides_)  # frames of a video
     if facts.find("image_grid_pinpoints") is not None:
         return ramp(1, 3, *sides_)  # the whole image and two tiles
-    if "perceiver_embeddings" in accepted or "pixel_attention_mask" in accepted:
+    if "perceiver_embeddings" in accepted or "pixel_attention_mask" in accepted or kind == "perception_lm":
         return ramp(1, 1, *sides_)  # several images per text
-    if facts.model.config.model_type in PAIRED:
+    if kind in PAIRED:
         return ramp(1, 2, *sides_)
     return ramp(1, frames, *sides_) if isinstance(frames, int) and frames else ramp(1, *sides_)
 
@@ -76,7 +78,7 @@ def packed(facts: Facts) -> Tensor:
     side, count = facts.number("patch_size", default=14), GRID[0] * GRID[1] * GRID[2]
     frames = facts.number("temporal_patch_size", "patch_temporal", default=1)
     kind = facts.model.config.model_type
-    if kind.startswith("kimi_k25"):
+    if kind.startswith(("kimi_k25", "paddleocr_vl")):
         return ramp(count, channels(facts), side, side)
     if kind.startswith("inkling2"):  # squares of four patches, colours last
         return ramp(count, 2 * side, 2 * side, channels(facts))
@@ -90,6 +92,19 @@ def _grid(_: Facts, __: Made) -> Tensor:
 def _positions(_: Facts, __: Made) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(GRID[1]), torch.arange(GRID[2]), indexing="ij")
     return torch.stack([columns.flatten(), rows.flatten()], -1).unsqueeze(0)
+
+
+def _kept(facts: Facts, _: Made) -> Tensor:
+    """Which patches count; where there are whole images instead, which of these."""
+    if "spatial_shapes" in facts.accepted:
+        return torch.ones(1, GRID[1] * GRID[2], dtype=torch.long)
+    return torch.ones(1, 1, dtype=torch.bool)
+
+
+def _high(facts: Facts, _: Made) -> Tensor:
+    tower = facts.tree.get("high_res_vision_config")
+    side = tower.get("image_size") if isinstance(tower, Mapping) else None
+    return ramp(1, channels(facts), *(2 * [side if isinstance(side, int) else 1024]))
 
 
 def _video(facts: Facts, _: Made) -> Tensor:
@@ -116,6 +131,7 @@ def seconds() -> Mapping[str, Maker]:
     """What networks want besides ``pixel_values``, by name."""
     return {
         "pixel_values_videos": _video,
+        "high_res_pixel_values": _high,
         "prompt_pixel_values": lambda _, made: made["pixel_values"],
         "prompt_masks": lambda _, made: made["pixel_values"],
         "grid_thw": _grid,
@@ -124,7 +140,7 @@ def seconds() -> Mapping[str, Maker]:
         "spatial_shapes": lambda _, __: torch.tensor([list(GRID[1:])]),
         "target_sizes": lambda _, __: torch.tensor([list(GRID[1:])]),
         "pixel_position_ids": _positions,
-        "pixel_attention_mask": lambda _, __: torch.ones(1, GRID[1] * GRID[2], dtype=torch.long),
+        "pixel_attention_mask": _kept,
         "image_position_ids": _positions,
         "image_sizes": _sizes,
         "image_merge_sizes": lambda _, __: torch.tensor([1]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from sigprune.families.adapters._facts import Facts, facts_of
-from sigprune.families.adapters._inputs_made import MAKERS
+from sigprune.families.adapters._inputs_made import MAKERS, takes
 from sigprune.families.adapters._placeholders import with_towers
 from sigprune.families.adapters._shared import first_input
 from sigprune.values.batch import Batch
@@ -16,12 +16,6 @@ from sigprune.values.batch import Batch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PLACEHOLDERS = {
-    "pixel_values": ("image_token_id", "image_token_index", "image_patch_id", "vocabulary_map"),
-    "pixel_values_videos": ("video_token_id", "video_token_index", "image_token_id", "image_patch_id"),
-    "input_features": ("audio_token_id", "audio_token_index"),
-}
-_TOWERS = PLACEHOLDERS.keys()
 _WITH = {
     "input_ids": (
         "attention_mask", "decoder_input_ids", "bbox", "visual_feats", "visual_pos", "is_longer", "lang_ids",
@@ -73,20 +67,21 @@ def example_of(model: PreTrainedModel) -> Batch:
 def _wanted(facts: Facts, main: str) -> list[str]:
     names = [main, *facts.required]
     for name in names:
-        names += [n for n in _WITH.get(name, ()) if n not in names and _takes(facts, n)]
+        names += [n for n in _WITH.get(name, ()) if n not in names and _wants(facts, n)]
     return names
 
 
-def _takes(facts: Facts, name: str) -> bool:
-    """Whether forward takes an input that is not required, and the example is to have it."""
-    if name not in facts.accepted:
-        return False
-    if name == "decoder_input_ids":
-        return bool(facts.model.config.is_encoder_decoder)
-    if name in _TOWERS:
-        return not facts.model.config.is_encoder_decoder and not any(n in facts.tree for n in PLACEHOLDERS[name])
-    if name == "pixel_attention_mask":
-        return bool(facts.accepted & {"spatial_shapes", "action_embeds"})  # elsewhere it may be left out
-    if name == "image_attention_mask":
-        return "perceiver_embeddings" in facts.accepted  # of text to images; other networks call another mask so
-    return True
+def _wants(facts: Facts, name: str) -> bool:
+    """Images and sound that stand beside the text come at once, those inside it later."""
+    tokens = _PLACEHOLDERS.get(name)
+    inside = tokens is not None and (
+        facts.model.config.is_encoder_decoder or any(token in facts.tree for token in tokens)
+    )
+    return takes(facts, name) and not inside
+
+
+_PLACEHOLDERS = {
+    "pixel_values": ("image_token_id", "image_token_index", "image_patch_id", "vocabulary_map"),
+    "pixel_values_videos": ("video_token_id", "video_token_index", "image_token_id", "image_patch_id"),
+    "input_features": ("audio_token_id", "audio_token_index"),
+}

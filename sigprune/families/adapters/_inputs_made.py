@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from sigprune.families.adapters._facts import Facts
-from sigprune.families.adapters._images import image, packed, seconds
+from sigprune.families.adapters._images import image, packed, seconds, sides
 from sigprune.families.adapters._shared import ramp
 from sigprune.families.adapters._sounds import FRAMES, WAVE, frames_mask, mel_bins, spectrogram, waveform
 
@@ -59,6 +61,8 @@ _TOKEN_ENDS = ("_token_id", "_token_index")
 
 def _ids(facts: Facts, _: Made) -> Tensor:
     ids = text_ids(facts)
+    if "action_embeds" in facts.accepted:
+        return torch.cat([_image_ids(facts), ids], 1)
     if "image_embeds_position_mask" in facts.accepted:  # the image stands before the text, as in Kosmos-2
         return torch.cat([ids[:, :1].expand(-1, facts.number("latent_query_num", default=64)), ids], 1)
     books = facts.tree.get("num_codebooks")
@@ -69,6 +73,13 @@ def _ids(facts: Facts, _: Made) -> Tensor:
     tables = [m for m in facts.model.modules() if isinstance(m, nn.Embedding)]
     stacked = "audio_channels" in facts.tree and len(tables) == books
     return ids.expand(books, -1) if stacked else ids  # a row for each codebook, as in MusicGen
+
+
+def _image_ids(facts: Facts) -> Tensor:
+    """Placeholders for every patch of one image, as in PI0, whose own vision-language model counts them."""
+    patches = [side // facts.number("patch_size", default=14) for side in sides(facts)]
+    token = facts.number("image_token_id", "image_token_index", default=0)
+    return torch.full((1, math.prod(patches)), token)
 
 
 def _before_text(facts: Facts, made: Made) -> Tensor:
@@ -173,6 +184,8 @@ MAKERS: Mapping[str, Maker] = {
     "input_features": lambda facts, _: spectrogram(facts),
     "input_features_mask": frames_mask,
     "feature_attention_mask": frames_mask,
+    "chunk_sample_lengths": lambda facts, made: made["input_features"].shape[-1:].numel()
+    * torch.tensor([facts.number("hop_length", kind="sound", default=160)]),
     "is_longer": _flags(True, 1, 1),
     "audio_mel": lambda facts, _: ramp(1, FRAMES, mel_bins(facts)),
     "audio_mel_mask": _flags(False, 1, FRAMES),
@@ -198,3 +211,20 @@ MAKERS: Mapping[str, Maker] = {
     "future_time_features": _time("future_values"),
     "freq": _whole(0, 1, 1),
 }
+
+
+def takes(facts: Facts, name: str) -> bool:
+    """Whether forward takes an input that the example can have."""
+    if name not in facts.accepted or name not in MAKERS:
+        return False
+    if name == "decoder_input_ids":
+        return bool(facts.model.config.is_encoder_decoder)
+    if name == "pixel_attention_mask":  # elsewhere it may be left out
+        return bool(facts.accepted & {"spatial_shapes", "action_embeds", "tile_fine_mask"})
+    if name == "image_attention_mask":  # of text to images; other networks call another mask so
+        return "perceiver_embeddings" in facts.accepted
+    if name == "image_sizes":  # towers of fixed size do not take it, though forward does
+        vision = facts.tree.get("vision_config")
+        sized = not isinstance(vision, Mapping) or vision.get("model_type") == "pixtral"
+        return sized or "image_grid_pinpoints" in facts.tree
+    return True

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sigprune.base.errors import one_line
 from sigprune.families.adapters._facts import Facts
-from sigprune.families.adapters._inputs_made import MAKERS, Made, vocabulary
+from sigprune.families.adapters._inputs_made import MAKERS, Made, takes, vocabulary
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Tower:
 
     Attributes:
         method: of the model; gives the rows.
+        config: the field of its configuration; None in models without that tower.
         main: its first input, by the name that ``forward`` has too.
         tokens: fields that hold the placeholder's id.
         around: fields that hold the ids before and after the placeholders.
     """
 
     method: str
+    config: str
     main: str
     tokens: tuple[str, ...]
     around: tuple[tuple[str, ...], tuple[str, ...]]
@@ -38,15 +40,15 @@ class Tower:
 
 TOWERS = (
     Tower(
-        "get_image_features", "pixel_values", ("image_token_id", "image_token_index", "image_patch_id"),
+        "get_image_features", "vision_config", "pixel_values", ("image_token_id", "image_token_index", "image_patch_id"),
         (("vision_start_token_id", "image_start_token_id"), ("vision_end_token_id", "image_end_token_id")),
     ),
     Tower(
-        "get_audio_features", "input_features", ("audio_token_id", "audio_token_index"),
+        "get_audio_features", "audio_config", "input_features", ("audio_token_id", "audio_token_index"),
         (("audio_bos_token_id", "audio_start_token_id"), ("audio_eos_token_id", "audio_end_token_id")),
     ),
     Tower(
-        "get_audio_features", "input_values", ("audio_token_id", "audio_token_index"),
+        "get_audio_features", "audio_config", "input_values", ("audio_token_id", "audio_token_index"),
         (("audio_bos_token_id", "audio_start_token_id"), ("audio_eos_token_id", "audio_end_token_id")),
     ),
 )  # fmt: skip
@@ -61,6 +63,7 @@ def with_towers(facts: Facts, made: Made) -> dict[str, Tensor]:
         facts: of a model whose text has placeholders.
         made: the inputs so far, with ``input_ids`` of shape (1, tokens).
     """
+    half = made["input_ids"].shape[1] // 2
     inputs, device = dict(made), next(facts.model.parameters()).device
     for tower in TOWERS:
         token = _token(facts, tower)
@@ -76,17 +79,26 @@ def with_towers(facts: Facts, made: Made) -> dict[str, Tensor]:
                 stacklevel=2,
             )
             continue
-        inputs |= extra | {"input_ids": _between(facts, tower, inputs["input_ids"], [token] * rows)}
+        before, after = _between(facts, tower)
+        middle = torch.tensor([[*before, *[token] * rows, *after]])
+        ids = inputs["input_ids"]
+        inputs |= extra | {"input_ids": torch.cat([ids[:, :half], middle, ids[:, half:]], 1)}
     return inputs | _along(facts, inputs)
 
 
 def _token(facts: Facts, tower: Tower) -> int | None:
-    """The placeholder's id, if it is in the vocabulary and forward takes what it stands for."""
-    own = facts.accepted >= {"input_ids", tower.main} and inspect.isroutine(
-        getattr(facts.model, tower.method, None)
-    )
+    """The placeholder's id; None for models without that tower, or whose tower asks for what cannot be made."""
     token = next((facts.tree[n] for n in tower.tokens if type(facts.tree.get(n)) is int), None)
-    return token if own and isinstance(token, int) and 0 <= token < vocabulary(facts) else None
+    absent = facts.tree.get(tower.config, ...) is None or "vocabulary_map" in facts.tree
+    if absent or not isinstance(token, int) or not facts.accepted >= {"input_ids", tower.main}:
+        return None
+    method = getattr(facts.model, tower.method, None)
+    if method is None:
+        return None
+    taken = inspect.signature(method).parameters.values()
+    needed = {p.name for p in taken if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    known = needed <= MAKERS.keys() - {"input_ids"} and facts.model.config.model_type not in _IDS
+    return token if known and 0 <= token < vocabulary(facts) else None
 
 
 def _inputs_of(facts: Facts, tower: Tower, made: Made) -> dict[str, Tensor]:
@@ -94,12 +106,13 @@ def _inputs_of(facts: Facts, tower: Tower, made: Made) -> dict[str, Tensor]:
     taken = inspect.signature(getattr(facts.model, tower.method)).parameters
     extra: dict[str, Tensor] = {}
     for name in MAKERS:
-        if name in taken and name in facts.accepted and name not in _NOT_HERE:
+        if name in taken and takes(facts, name):
             extra[name] = MAKERS[name](facts, {**made, **extra})
     return extra
 
 
-_NOT_HERE = frozenset({"input_ids", "attention_mask"})
+_IDS = frozenset({"glm_image"})
+"""Types whose images become ids of the text: nothing continuous leads from the pixels to the output."""
 
 
 def _rows(facts: Facts, tower: Tower, extra: Mapping[str, Tensor]) -> int:
@@ -108,7 +121,9 @@ def _rows(facts: Facts, tower: Tower, extra: Mapping[str, Tensor]) -> int:
         k: v.to(parameter.device, parameter.dtype if v.is_floating_point() else None) for k, v in extra.items()
     }
     found = getattr(facts.model, tower.method)(**ready)
-    found = found["pooler_output"] if isinstance(found, Mapping) else found
+    for name in ("pooler_output", "last_hidden_state", "deepstack_features"):
+        if isinstance(found, Mapping) and found.get(name) is not None:
+            found = found[name][:1] if name == "deepstack_features" else found[name]  # each level has all rows
     return sum(t.shape[:-1].numel() for t in _tensors(found))
 
 
@@ -119,14 +134,10 @@ def _tensors(found: object) -> Iterator[Tensor]:
         yield from _tensors(part)
 
 
-def _between(facts: Facts, tower: Tower, ids: Tensor, placeholders: list[int]) -> Tensor:
-    """The text with the placeholders, and the tokens that go around them, in its middle."""
-    before, after = (
-        [facts.tree[n] for n in names if type(facts.tree.get(n)) is int][:1] for names in tower.around
-    )
-    middle = torch.tensor([[*before, *placeholders, *after]])
-    half = ids.shape[1] // 2
-    return torch.cat([ids[:, :half], middle, ids[:, half:]], 1)
+def _between(facts: Facts, tower: Tower) -> Iterator[list[int]]:
+    """The tokens before the placeholders and those after them, where the configuration names such."""
+    for names in tower.around:
+        yield [number for n in names if type(number := facts.tree.get(n)) is int][:1]
 
 
 def _along(facts: Facts, inputs: Made) -> dict[str, Tensor]:

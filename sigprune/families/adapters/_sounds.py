@@ -23,7 +23,7 @@ Made: TypeAlias = Mapping[str, Tensor]
 _CODEC = ("audio_channels", "channels", "codebook_size", "quantization_dim")
 _BINS = (
     "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_feat_size", "feature_size",
-    "n_mels", "subsampling_conv_channels",
+    "n_mels", "subsampling_conv_channels", "input_dim",
 )  # fmt: skip
 
 
@@ -54,30 +54,28 @@ def spectrogram(facts: Facts) -> Tensor:
         return ramp(1, bins, frames)
     if isinstance(window := facts.find("n_window", kind="sound"), int):
         return ramp(1, bins, 2 * window)  # a Conv2d over the bins as rows, as in Qwen3-ASR
+    if "chunk_sample_lengths" in facts.accepted:
+        return ramp(1, bins, frames)
     longest = facts.number("max_position_embeddings", kind="sound", default=2 * FRAMES)
     return ramp(1, min(FRAMES, longest // 2), bins)
 
 
 def mel_bins(facts: Facts) -> int:
-    """Features of one frame of a spectrogram, with frames that are stacked before the network.
-
-    A linear stem says it by itself; before any other stands the configuration.
-    """
-    stem = _stem(facts)
-    if isinstance(stem, nn.Linear):
-        return stem.in_features
-    return facts.number(*_BINS, kind="sound", default=80)
+    """Features of one frame of a spectrogram, with the frames that are stacked before the network."""
+    stacked = facts.number("num_stacked_frames", kind="sound", default=1)
+    if facts.model.config.model_type.startswith("granite_speech5"):
+        stacked = 4  # two frames with their differences in time, which no field tells
+    return stacked * facts.number(*_BINS, kind="sound", default=80)
 
 
 def _stem(facts: Facts) -> nn.Module | None:
-    """The first linear or convolutional layer of the sound's tower, or of the whole network."""
-    layers = [
-        (name, m)
-        for name, m in facts.model.named_modules()
-        if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Linear)
-    ]
-    towers = [m for name, m in layers if any(part in name for part in KINDS["sound"])]
-    return next(iter(towers or [m for _, m in layers]), None)
+    """The first convolution over sound: that of a spectrogram, of the sound's tower, of the whole network."""
+    named = [(n, m) for n, m in facts.model.named_modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
+    for parts in (("mel_conv",), KINDS["sound"], ("",)):
+        for name, module in named:
+            if any(part in name for part in parts):
+                return module
+    return None
 
 
 def frames_mask(facts: Facts, made: Made) -> Tensor:
