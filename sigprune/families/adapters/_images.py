@@ -35,6 +35,9 @@ def image(facts: Facts) -> Tensor:
         return packed(facts).unsqueeze(0)
     if kind == "neomme":
         return packed(facts)
+    if kind == "inkling_mm_model":  # frames, then pixels with the colours last
+        frames, side = facts.number("temporal_patch_size", default=2), facts.number("patch_size", default=40)
+        return ramp(GRID[1], frames, side, side, sides_[0])
     if "target_sizes" in accepted:
         patch = facts.number("patch_size", default=14)
         return ramp(1, sides_[0], patch, GRID[1] * GRID[2] * patch)

@@ -63,7 +63,7 @@ def with_towers(facts: Facts, made: Made) -> dict[str, Tensor]:
         facts: of a model whose text has placeholders.
         made: the inputs so far, with ``input_ids`` of shape (1, tokens).
     """
-    half = made["input_ids"].shape[1] // 2
+    place = made["input_ids"].shape[1]
     inputs, device = dict(made), next(facts.model.parameters()).device
     for tower in TOWERS:
         token = _token(facts, tower)
@@ -79,10 +79,11 @@ def with_towers(facts: Facts, made: Made) -> dict[str, Tensor]:
                 stacklevel=2,
             )
             continue
+        place //= 2  # some text stays between an image and the sound before it
         before, after = _between(facts, tower)
         middle = torch.tensor([[*before, *[token] * rows, *after]])
         ids = inputs["input_ids"]
-        inputs |= extra | {"input_ids": torch.cat([ids[:, :half], middle, ids[:, half:]], 1)}
+        inputs |= extra | {"input_ids": torch.cat([ids[:, :place], middle, ids[:, place:]], 1)}
     return inputs | _along(facts, inputs)
 
 
@@ -116,6 +117,9 @@ _IDS = frozenset({"glm_image"})
 
 
 def _rows(facts: Facts, tower: Tower, extra: Mapping[str, Tensor]) -> int:
+    padded = facts.tree.get("audio_soft_tokens_per_image")
+    if isinstance(padded, int) and tower.method == "get_audio_features":
+        return padded  # forward pads a shorter sound, as in Gemma 3n
     parameter = next(facts.model.parameters())
     ready = {
         k: v.to(parameter.device, parameter.dtype if v.is_floating_point() else None) for k, v in extra.items()

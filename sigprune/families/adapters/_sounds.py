@@ -81,4 +81,4 @@ def _stem(facts: Facts) -> nn.Module | None:
 def frames_mask(facts: Facts, made: Made) -> Tensor:
     """All frames count; the axis that is not the bins is that of the frames."""
     shape = made["input_features"].shape
-    return torch.ones(1, shape[1] if shape[2] == mel_bins(facts) else shape[2], dtype=torch.long)
+    return torch.ones(1, shape[1] if shape[2] == mel_bins(facts) else shape[2], dtype=torch.bool)
