@@ -17,6 +17,9 @@ IMAGE_SIZE = 224
 GRID = (1, 4, 4)
 """Frames, rows and columns of packed patches."""
 
+SHOTS = 4
+"""Frames of a video that stands in a text."""
+
 PAIRED = frozenset({"efficientloftr", "lightglue"})
 """Types that match two images: nothing in their configuration or signature tells it."""
 
@@ -48,7 +51,7 @@ def image(facts: Facts) -> Tensor:
     if "prompt_pixel_values" in accepted:
         return ramp(1, sides_[0], height // 2, width)  # the prompt fills the other half
     if "qformer_input_ids" in accepted and "video_token_index" in facts.tree:
-        return ramp(1, 4, *sides_)  # frames of a video
+        return ramp(1, SHOTS, *sides_)  # frames of a video
     if facts.find("image_grid_pinpoints") is not None:
         return ramp(1, 3, *sides_)  # the whole image and two tiles
     if "perceiver_embeddings" in accepted or "pixel_attention_mask" in accepted or kind == "perception_lm":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _WITH = {
     "input_ids": (
-        "attention_mask", "decoder_input_ids", "bbox", "visual_feats", "visual_pos", "is_longer", "lang_ids",
+        "attention_mask", "decoder_input_ids", "bbox", "visual_feats", "visual_pos", "is_longer", "lang_ids", "use_cache",
         "input_features", "pixel_values", "pixel_values_videos",
     ),
     "pixel_values": (
@@ -73,9 +73,9 @@ def _wanted(facts: Facts, main: str) -> list[str]:
 
 def _wants(facts: Facts, name: str) -> bool:
     """Images and sound that stand beside the text come at once, those inside it later."""
-    tokens = _PLACEHOLDERS.get(name)
-    inside = tokens is not None and (
-        facts.model.config.is_encoder_decoder or any(token in facts.tree for token in tokens)
+    tokens = () if "aspect_ratio_ids" in facts.accepted else _PLACEHOLDERS.get(name, ())
+    inside = any(token in facts.tree for token in tokens) or (
+        name in _PLACEHOLDERS and facts.model.config.is_encoder_decoder
     )
     return takes(facts, name) and not inside
 

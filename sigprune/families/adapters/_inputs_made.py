@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprune.families.adapters._facts import Facts
-from sigprune.families.adapters._images import image, packed, seconds, sides
+from sigprune.families.adapters._images import SHOTS, image, packed, seconds, sides
 from sigprune.families.adapters._shared import ramp
 from sigprune.families.adapters._sounds import FRAMES, WAVE, frames_mask, mel_bins, spectrogram, waveform
 
@@ -61,7 +61,7 @@ _TOKEN_ENDS = ("_token_id", "_token_index")
 
 def _ids(facts: Facts, _: Made) -> Tensor:
     ids = text_ids(facts)
-    if "action_embeds" in facts.accepted:
+    if "action_embeds" in facts.accepted or "num_query_tokens" in facts.tree:
         return torch.cat([_image_ids(facts), ids], 1)
     if "image_embeds_position_mask" in facts.accepted:  # the image stands before the text, as in Kosmos-2
         return torch.cat([ids[:, :1].expand(-1, facts.number("latent_query_num", default=64)), ids], 1)
@@ -76,10 +76,13 @@ def _ids(facts: Facts, _: Made) -> Tensor:
 
 
 def _image_ids(facts: Facts) -> Tensor:
-    """Placeholders for every patch of one image, as in PI0, whose own vision-language model counts them."""
+    """Placeholders of models without ``get_image_features``: one for each query, else for each patch of an image."""
+    queries = facts.tree.get("num_query_tokens")
     patches = [side // facts.number("patch_size", default=14) for side in sides(facts)]
-    token = facts.number("image_token_id", "image_token_index", default=0)
-    return torch.full((1, math.prod(patches)), token)
+    count = queries if isinstance(queries, int) else math.prod(patches)
+    video = facts.tree.get("video_token_index")
+    token = facts.number("image_token_id", "image_token_index", default=0) if video is None else video
+    return torch.full((1, count if video is None else SHOTS * count), token)
 
 
 def _before_text(facts: Facts, made: Made) -> Tensor:
@@ -175,6 +178,12 @@ MAKERS: Mapping[str, Maker] = {
     "qformer_attention_mask": _ones("qformer_input_ids"),
     "task_inputs": _task,
     "image_embeds_position_mask": _before_text,
+    "classes_input_ids": lambda facts, _: text_ids(facts, BOXES).expand(2, -1),
+    "classes_attention_mask": _ones("classes_input_ids"),
+    "classes_structure": _whole(2, 1),
+    "tasks_input_ids": lambda facts, _: text_ids(facts, BOXES),
+    "tasks_attention_mask": _ones("tasks_input_ids"),
+    "use_cache": _flags(False, 1),
     "lang_ids": _whole(0, 1),
     "bbox": _boxes,
     "visual_feats": _rows("visual_feat_dim", rows=BOXES),
@@ -184,8 +193,10 @@ MAKERS: Mapping[str, Maker] = {
     "input_features": lambda facts, _: spectrogram(facts),
     "input_features_mask": frames_mask,
     "feature_attention_mask": frames_mask,
-    "chunk_sample_lengths": lambda facts, made: made["input_features"].shape[-1:].numel()
-    * torch.tensor([facts.number("hop_length", kind="sound", default=160)]),
+    "chunk_sample_lengths": lambda facts, made: (
+        made["input_features"].shape[-1:].numel()
+        * torch.tensor([facts.number("hop_length", kind="sound", default=160)])
+    ),
     "is_longer": _flags(True, 1, 1),
     "audio_mel": lambda facts, _: ramp(1, FRAMES, mel_bins(facts)),
     "audio_mel_mask": _flags(False, 1, FRAMES),
@@ -223,6 +234,8 @@ def takes(facts: Facts, name: str) -> bool:
         return bool(facts.accepted & {"spatial_shapes", "action_embeds", "tile_fine_mask"})
     if name == "image_attention_mask":  # of text to images; other networks call another mask so
         return "perceiver_embeddings" in facts.accepted
+    if name == "use_cache":  # Blt cannot make a cache: its configuration counts no layers (transformers 5.23)
+        return "patch_lengths" in facts.accepted
     if name == "image_sizes":  # towers of fixed size do not take it, though forward does
         vision = facts.tree.get("vision_config")
         sized = not isinstance(vision, Mapping) or vision.get("model_type") == "pixtral"

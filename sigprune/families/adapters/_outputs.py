@@ -37,6 +37,9 @@ def _known(output: Mapping[str, object]) -> Tensor | None:
     for name in _LOGITS:
         for tensor in _floats(output.get(name)):  # several heads: the first
             return tensor
+    inner = output.get("language_model_outputs")  # of a language model that reads what the other towers say
+    if isinstance(inner, Mapping):
+        return read_output(inner)
     state = output.get("last_hidden_state")
     if isinstance(state, Tensor):
         return _pooled(state)

@@ -122,12 +122,15 @@ def _rows(facts: Facts, tower: Tower, extra: Mapping[str, Tensor]) -> int:
         return padded  # forward pads a shorter sound, as in Gemma 3n
     parameter = next(facts.model.parameters())
     ready = {
-        k: v.to(parameter.device, parameter.dtype if v.is_floating_point() else None) for k, v in extra.items()
+        k: v.to(parameter.device, parameter.dtype if v.is_floating_point() else None)
+        for k, v in extra.items()
     }
     found = getattr(facts.model, tower.method)(**ready)
     for name in ("pooler_output", "last_hidden_state", "deepstack_features"):
         if isinstance(found, Mapping) and found.get(name) is not None:
-            found = found[name][:1] if name == "deepstack_features" else found[name]  # each level has all rows
+            found = (
+                found[name][:1] if name == "deepstack_features" else found[name]
+            )  # each level has all rows
     return sum(t.shape[:-1].numel() for t in _tensors(found))
 
 

@@ -258,13 +258,30 @@ def _heads(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(outside[-1:])
 
 
+_IDS = frozenset({
+    "bridgetower",
+    "csm",
+    "deepseek_v4",
+    "granite_speech",
+    "granite_speech_plus",
+    "ibert",
+    "llama4",
+})
+"""Types that want ids though they take embeddings: for routing, to find where images and sound belong, or
+because what they look up is no single tensor."""
+
+
 def _embedder(model: PreTrainedModel) -> Callable[[Batch], Batch] | None:
     """From ids to embeddings, for models whose main input is ids and that take embeddings instead."""
     accepted = inspect.signature(model.forward).parameters
     if input_name(model) != "input_ids" or "inputs_embeds" not in accepted:
         return None
+    if accepted["input_ids"].default is inspect.Parameter.empty or model.config.model_type in _IDS:
+        return None
     if model.config.is_encoder_decoder and type(model).__name__.endswith("Classification"):
         return None  # they find the end of the text among the ids
+    if isinstance(_table(model), nn.ModuleList | None):
+        return None  # several tables, or none
 
     def embed(batch: Batch) -> Batch:
         inputs = dict(batch.inputs)
@@ -272,3 +289,11 @@ def _embedder(model: PreTrainedModel) -> Callable[[Batch], Batch] | None:
         return replace(batch, inputs={"inputs_embeds": model.get_input_embeddings()(ids), **inputs})
 
     return embed
+
+
+def _table(model: PreTrainedModel) -> nn.Module | None:
+    """The look-up table of the ids; transformers says by an error that a model has no single one."""
+    try:
+        return cast("nn.Module | None", model.get_input_embeddings())
+    except NotImplementedError:
+        return None
