@@ -1,4 +1,4 @@
-"""Examples and outputs of transformers models: every type that can have one gets an example that it runs on."""
+"""Examples and outputs of transformers models: every type that can has an example that it runs on."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -29,36 +30,34 @@ Maker: TypeAlias = Callable[[Facts, Made], Tensor]
 
 def image(facts: Facts) -> Tensor:
     """``pixel_values`` in the shape that the other inputs of the network ask for."""
-    accepted, height, width = facts.accepted, *sides(facts)
-    sides_ = (channels(facts), height, width)
-    frames, kind = facts.find("num_frames"), facts.model.config.model_type
-    if accepted & {"grid_thw", "image_grid_thw"}:
+    kind = facts.model.config.model_type
+    if facts.accepted & {"grid_thw", "image_grid_thw"} or kind in {"neomme", "inkling_mm_model"}:
         return packed(facts)
-    if "spatial_shapes" in accepted or "pixel_position_ids" in accepted or kind == "fuyu":
+    if facts.accepted & {"spatial_shapes", "pixel_position_ids", "image_position_ids"} or kind == "fuyu":
         return packed(facts).unsqueeze(0)
-    if kind == "neomme":
-        return packed(facts)
-    if kind == "inkling_mm_model":  # frames, then pixels with the colours last
-        frames, side = facts.number("temporal_patch_size", default=2), facts.number("patch_size", default=40)
-        return ramp(GRID[1], frames, side, side, sides_[0])
-    if "target_sizes" in accepted:
-        patch = facts.number("patch_size", default=14)
-        return ramp(1, sides_[0], patch, GRID[1] * GRID[2] * patch)
-    if "image_position_ids" in accepted:
-        return packed(facts).unsqueeze(0)
-    if "aspect_ratio_ids" in accepted:
-        return ramp(1, 1, facts.number("max_num_tiles", default=4), *sides_)
-    if "prompt_pixel_values" in accepted:
-        return ramp(1, sides_[0], height // 2, width)  # the prompt fills the other half
-    if "qformer_input_ids" in accepted and "video_token_index" in facts.tree:
-        return ramp(1, SHOTS, *sides_)  # frames of a video
-    if facts.find("image_grid_pinpoints") is not None:
-        return ramp(1, 3, *sides_)  # the whole image and two tiles
-    if "perceiver_embeddings" in accepted or "pixel_attention_mask" in accepted or kind == "perception_lm":
-        return ramp(1, 1, *sides_)  # several images per text
-    if kind in PAIRED:
-        return ramp(1, 2, *sides_)
-    return ramp(1, frames, *sides_) if isinstance(frames, int) and frames else ramp(1, *sides_)
+    height, width = sides(facts)
+    if "target_sizes" in facts.accepted:  # the patches of the image side by side
+        height = facts.number("patch_size", default=14)
+        width = GRID[1] * GRID[2] * height
+    if "prompt_pixel_values" in facts.accepted:
+        height //= 2  # the prompt fills the other half
+    return ramp(*_leading(facts), channels(facts), height, width)
+
+
+def _leading(facts: Facts) -> tuple[int, ...]:
+    """The axes before the colours: examples, then images, tiles or frames."""
+    accepted, kind = facts.accepted, facts.model.config.model_type
+    frames = facts.number("num_frames", default=0)
+    several = {"perceiver_embeddings", "pixel_attention_mask"}
+    cases = (
+        ("aspect_ratio_ids" in accepted, (1, 1, facts.number("max_num_tiles", default=4))),
+        ("qformer_input_ids" in accepted and "video_token_index" in facts.tree, (1, SHOTS)),
+        (facts.find("image_grid_pinpoints") is not None, (1, 3)),  # the whole image and two tiles
+        (bool(accepted & several) or kind == "perception_lm", (1, 1)),  # several images per text
+        (kind in PAIRED, (1, 2)),
+        (frames > 0, (1, frames)),
+    )
+    return next((axes for holds, axes in cases if holds), (1,))
 
 
 def sides(facts: Facts) -> tuple[int, int]:
@@ -80,15 +79,17 @@ def channels(facts: Facts) -> int:
 
 
 def packed(facts: Facts) -> Tensor:
-    """Patches of one image as rows: (patches, channels · frames · side²), or as small images."""
-    side, count = facts.number("patch_size", default=14), GRID[0] * GRID[1] * GRID[2]
+    """Patches of one image as rows (patches, channels · frames · side²), or as small images."""
+    side, colours, count = facts.number("patch_size", default=14), channels(facts), math.prod(GRID)
     frames = facts.number("temporal_patch_size", "patch_temporal", default=1)
-    kind = facts.model.config.model_type
-    if kind.startswith(("kimi_k25", "paddleocr_vl")):
-        return ramp(count, channels(facts), side, side)
-    if kind.startswith("inkling2"):  # squares of four patches, colours last
-        return ramp(count, 2 * side, 2 * side, channels(facts))
-    return ramp(count, channels(facts) * frames * side**2)
+    shapes = {
+        "kimi_k25": (colours, side, side),
+        "paddleocr_vl": (colours, side, side),
+        "inkling2": (2 * side, 2 * side, colours),  # squares of four patches
+        "inkling_mm_model": (frames, side, side, colours),
+    }
+    shape = shapes.get(facts.model.config.model_type.removesuffix("_vision"))
+    return ramp(count, *(shape or (colours * frames * side**2,)))
 
 
 def _grid(_: Facts, __: Made) -> Tensor:
@@ -122,7 +123,7 @@ def _sizes(facts: Facts, _: Made) -> Tensor:
     return torch.tensor([list(sides(facts))])
 
 
-def _tiles(facts: Facts, made: Made) -> Tensor:
+def _tiles(_: Facts, made: Made) -> Tensor:
     return torch.ones(1, 1, made["pixel_values"].shape[2], dtype=torch.long)
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _WITH = {
     "input_ids": (
-        "attention_mask", "decoder_input_ids", "bbox", "visual_feats", "visual_pos", "is_longer", "lang_ids", "use_cache",
-        "input_features", "pixel_values", "pixel_values_videos",
+        "attention_mask", "decoder_input_ids", "bbox", "visual_feats", "visual_pos", "is_longer", "lang_ids",
+        "use_cache", "input_features", "pixel_values", "pixel_values_videos",
     ),
     "pixel_values": (
         "input_ids", "spatial_shapes", "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",

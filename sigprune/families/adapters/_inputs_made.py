@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +75,12 @@ def _ids(facts: Facts, _: Made) -> Tensor:
 
 
 def _image_ids(facts: Facts) -> Tensor:
-    """Placeholders of models without ``get_image_features``: one for each query, else for each patch of an image."""
-    queries = facts.tree.get("num_query_tokens")
-    patches = [side // facts.number("patch_size", default=14) for side in sides(facts)]
-    count = queries if isinstance(queries, int) else math.prod(patches)
-    video = facts.tree.get("video_token_index")
-    token = facts.number("image_token_id", "image_token_index", default=0) if video is None else video
-    return torch.full((1, count if video is None else SHOTS * count), token)
+    """Placeholders where no ``get_image_features`` tells the rows: one for each query, else each patch."""
+    patches = math.prod(side // facts.number("patch_size", default=14) for side in sides(facts))
+    count = facts.number("num_query_tokens", default=patches)
+    if "video_token_index" in facts.tree:
+        return torch.full((1, SHOTS * count), facts.number("video_token_index", default=0))
+    return torch.full((1, count), facts.number("image_token_id", "image_token_index", default=0))
 
 
 def _before_text(facts: Facts, made: Made) -> Tensor:
@@ -224,20 +222,26 @@ MAKERS: Mapping[str, Maker] = {
 }
 
 
+_ONLY_WITH: Mapping[str, frozenset[str]] = {
+    "pixel_attention_mask": frozenset({
+        "spatial_shapes",
+        "action_embeds",
+        "tile_fine_mask",
+    }),  # else: all counts
+    "image_attention_mask": frozenset({"perceiver_embeddings"}),  # other networks call another mask so
+    "use_cache": frozenset({"patch_lengths"}),  # Blt 5.23 makes no cache: its configuration counts no layers
+}
+"""Inputs that are given only to a forward that takes one of these as well."""
+
+
 def takes(facts: Facts, name: str) -> bool:
     """Whether forward takes an input that the example can have."""
     if name not in facts.accepted or name not in MAKERS:
         return False
     if name == "decoder_input_ids":
         return bool(facts.model.config.is_encoder_decoder)
-    if name == "pixel_attention_mask":  # elsewhere it may be left out
-        return bool(facts.accepted & {"spatial_shapes", "action_embeds", "tile_fine_mask"})
-    if name == "image_attention_mask":  # of text to images; other networks call another mask so
-        return "perceiver_embeddings" in facts.accepted
-    if name == "use_cache":  # Blt cannot make a cache: its configuration counts no layers (transformers 5.23)
-        return "patch_lengths" in facts.accepted
     if name == "image_sizes":  # towers of fixed size do not take it, though forward does
         vision = facts.tree.get("vision_config")
         sized = not isinstance(vision, Mapping) or vision.get("model_type") == "pixtral"
         return sized or "image_grid_pinpoints" in facts.tree
-    return True
+    return name not in _ONLY_WITH or bool(facts.accepted & _ONLY_WITH[name])

@@ -51,9 +51,9 @@ def _known(output: Mapping[str, object]) -> Tensor | None:
 
 
 def _pooled(state: Tensor) -> Tensor:
-    """One row per example of (examples, tokens, features), (examples, features, *pixels), (patches, features).
+    """One row per example: the mean over tokens (second axis of three) or pixels (axes after the second).
 
-    Packed patches have no axis of examples: all of them are one.
+    Packed patches (patches, features) have no axis of examples: all of them are one.
     """
     if state.dim() == 2:
         return state.mean(0, keepdim=True)

@@ -40,7 +40,8 @@ class Tower:
 
 TOWERS = (
     Tower(
-        "get_image_features", "vision_config", "pixel_values", ("image_token_id", "image_token_index", "image_patch_id"),
+        "get_image_features", "vision_config", "pixel_values",
+        ("image_token_id", "image_token_index", "image_patch_id"),
         (("vision_start_token_id", "image_start_token_id"), ("vision_end_token_id", "image_end_token_id")),
     ),
     Tower(
@@ -88,7 +89,7 @@ def with_towers(facts: Facts, made: Made) -> dict[str, Tensor]:
 
 
 def _token(facts: Facts, tower: Tower) -> int | None:
-    """The placeholder's id; None for models without that tower, or whose tower asks for what cannot be made."""
+    """The placeholder's id; None without that tower, or where it asks for what cannot be made."""
     token = next((facts.tree[n] for n in tower.tokens if type(facts.tree.get(n)) is int), None)
     absent = facts.tree.get(tower.config, ...) is None or "vocabulary_map" in facts.tree
     if absent or not isinstance(token, int) or not facts.accepted >= {"input_ids", tower.main}:

@@ -22,8 +22,8 @@ Made: TypeAlias = Mapping[str, Tensor]
 
 _CODEC = ("audio_channels", "channels", "codebook_size", "quantization_dim")
 _BINS = (
-    "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_feat_size", "feature_size",
-    "n_mels", "subsampling_conv_channels", "input_dim",
+    "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_feat_size",
+    "feature_size", "n_mels", "subsampling_conv_channels", "input_dim",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def waveform(facts: Facts) -> Tensor:
 
 
 def spectrogram(facts: Facts) -> Tensor:
-    """``input_features``: (1, mel bins, frames) for stems of Conv1d over the bins, else (1, frames, mel bins)."""
+    """``input_features``: (1, bins, frames) for stems of Conv1d over the mel bins, else (1, frames, bins)."""
     bins, stem = mel_bins(facts), _stem(facts)
     if "is_longer" in facts.accepted:
         side = facts.number("spec_size", kind="sound", default=256)
