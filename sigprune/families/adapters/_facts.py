@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +54,13 @@ class Facts:
         found = self.find(*names, kind=kind)
         first = found[0] if isinstance(found, list | tuple) and found else found
         return first if type(first) is int else default
+
+
+Made: TypeAlias = Mapping[str, Tensor]
+"""The inputs that are made already."""
+
+Maker: TypeAlias = Callable[[Facts, Made], Tensor]
+"""Makes one input."""
 
 
 def facts_of(model: PreTrainedModel) -> Facts:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from sigprune.families.adapters._facts import Facts
+from sigprune.families.adapters._facts import Facts, Made, Maker
 from sigprune.families.adapters._shared import ramp
 
 IMAGE_SIZE = 224
@@ -23,9 +23,6 @@ SHOTS = 4
 
 PAIRED = frozenset({"efficientloftr", "lightglue"})
 """Types that match two images: nothing in their configuration or signature tells it."""
-
-Made: TypeAlias = Mapping[str, Tensor]
-Maker: TypeAlias = Callable[[Facts, Made], Tensor]
 
 
 def image(facts: Facts) -> Tensor:
@@ -66,11 +63,23 @@ def sides(facts: Facts) -> tuple[int, int]:
     if isinstance(ratios, list | tuple):  # the smallest of several scales is one patch, as in Depth Pro
         side = round(facts.number("patch_size", default=384) / min(ratios))
         return side, side
-    size = facts.find("image_size", "crop_size", "max_img_size", "img_size", "input_size") or IMAGE_SIZE
+    size = facts.find("image_size", "crop_size", "max_img_size", "img_size", "input_size") or _timm_size(
+        facts
+    )
     if isinstance(size, Mapping):
         size = tuple(size.values())
     height, width = size[-2:] if isinstance(size, list | tuple) else (size, size)
+    windows = facts.find("num_windows")
+    if isinstance(windows, int):  # windows of whole patches, as in RF-DETR
+        step = windows * facts.number("patch_size", default=1)
+        height, width = (side - side % step if side > step else side for side in (height, width))
     return int(height), int(width)
+
+
+def _timm_size(facts: Facts) -> int:
+    """Networks of timm tell their size by the end of their name, as in ``vit_base_patch16_384``."""
+    found = re.search(r"_(\d{3})$", str(facts.find("architecture")))
+    return int(found[1]) if found else IMAGE_SIZE
 
 
 def channels(facts: Facts) -> int:
@@ -115,7 +124,7 @@ def _high(facts: Facts, _: Made) -> Tensor:
 
 
 def _video(facts: Facts, _: Made) -> Tensor:
-    frames = facts.number("num_frames", "frames_per_clip", default=2)
+    frames = facts.number("num_frames", default=2 * facts.number("tubelet_size", default=1))
     return ramp(1, frames, channels(facts), *sides(facts))
 
 
@@ -134,25 +143,24 @@ def _seen(facts: Facts, made: Made) -> Tensor:
     return torch.ones(1, tokens, 1, *tiles, dtype=torch.long)
 
 
-def seconds() -> Mapping[str, Maker]:
-    """What networks want besides ``pixel_values``, by name."""
-    return {
-        "pixel_values_videos": _video,
-        "high_res_pixel_values": _high,
-        "prompt_pixel_values": lambda _, made: made["pixel_values"],
-        "prompt_masks": lambda _, made: made["pixel_values"],
-        "grid_thw": _grid,
-        "image_grid_thw": _grid,
-        "merge_sizes": lambda _, __: torch.tensor([1]),
-        "spatial_shapes": lambda _, __: torch.tensor([list(GRID[1:])]),
-        "target_sizes": lambda _, __: torch.tensor([list(GRID[1:])]),
-        "pixel_position_ids": _positions,
-        "pixel_attention_mask": _kept,
-        "image_position_ids": _positions,
-        "image_sizes": _sizes,
-        "image_merge_sizes": lambda _, __: torch.tensor([1]),
-        "aspect_ratio_ids": lambda _, __: torch.ones(1, 1, dtype=torch.long),
-        "aspect_ratio_mask": _tiles,
-        "cross_attention_mask": _seen,
-        "image_attention_mask": _seen,
-    }
+BESIDE: Mapping[str, Maker] = {
+    "pixel_values_videos": _video,
+    "high_res_pixel_values": _high,
+    "prompt_pixel_values": lambda _, made: made["pixel_values"],
+    "prompt_masks": lambda _, made: made["pixel_values"],
+    "grid_thw": _grid,
+    "image_grid_thw": _grid,
+    "merge_sizes": lambda _, __: torch.tensor([1]),
+    "spatial_shapes": lambda _, __: torch.tensor([list(GRID[1:])]),
+    "target_sizes": lambda _, __: torch.tensor([list(GRID[1:])]),
+    "pixel_position_ids": _positions,
+    "pixel_attention_mask": _kept,
+    "image_position_ids": _positions,
+    "image_sizes": _sizes,
+    "image_merge_sizes": lambda _, __: torch.tensor([1]),
+    "aspect_ratio_ids": lambda _, __: torch.ones(1, 1, dtype=torch.long),
+    "aspect_ratio_mask": _tiles,
+    "cross_attention_mask": _seen,
+    "image_attention_mask": _seen,
+}
+"""What networks take besides ``pixel_values``, by name."""

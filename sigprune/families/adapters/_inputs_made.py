@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sigprune.families.adapters._facts import Facts
-from sigprune.families.adapters._images import SHOTS, image, packed, seconds, sides
+from sigprune.families.adapters._facts import Facts, Made, Maker
+from sigprune.families.adapters._images import BESIDE, SHOTS, image, packed, sides
 from sigprune.families.adapters._shared import ramp
 from sigprune.families.adapters._sounds import FRAMES, WAVE, frames_mask, mel_bins, spectrogram, waveform
 
 TOKENS = 16
+"""Tokens of a text."""
+
 STEPS = 5
 """Steps of a trajectory."""
 
 BOXES = 6
 """Regions of an image whose features come from a detector."""
-
-Made: TypeAlias = Mapping[str, Tensor]
-Maker: TypeAlias = Callable[[Facts, Made], Tensor]
 
 
 def text_ids(facts: Facts, limit: int = TOKENS) -> Tensor:
@@ -104,11 +102,7 @@ def _ones(name: str) -> Maker:
     return lambda _, made: torch.ones(made[name].shape[:2], dtype=torch.long)
 
 
-def _flags(value: bool, *shape: int) -> Maker:
-    return lambda _, __: torch.full(shape, value)
-
-
-def _whole(value: int, *shape: int) -> Maker:
+def _full(value: float, *shape: int) -> Maker:
     return lambda _, __: torch.full(shape, value)
 
 
@@ -143,10 +137,6 @@ def _future(facts: Facts, _: Made) -> Tensor:
     return ramp(1, facts.number("prediction_length", default=1))
 
 
-def _noisy(facts: Facts, _: Made) -> Tensor:
-    return ramp(1, TOKENS // 2, facts.number("hidden_size", kind="text", default=1))
-
-
 def _context(facts: Facts, _: Made) -> Tensor:
     layers = facts.find("target_layer_ids", kind="text")
     count = len(layers) if isinstance(layers, list | tuple) else 1
@@ -166,10 +156,22 @@ def _latents(facts: Facts, _: Made) -> Tensor:
     return ramp(1, facts.number("hidden_size", default=1), TOKENS // 2)
 
 
+def _actions(facts: Facts, _: Made) -> Tensor:
+    """As wide as the network that takes the actions away from noise."""
+    network = facts.tree.get("dit_config")
+    width = network.get("hidden_size") if isinstance(network, Mapping) else None
+    return ramp(1, STEPS, width if isinstance(width, int) else facts.number("hidden_size", default=1))
+
+
+def _samples(facts: Facts, made: Made) -> Tensor:
+    hop = facts.number("hop_length", kind="sound", default=160)
+    return torch.tensor([hop * made["input_features"].shape[-1]])
+
+
 MAKERS: Mapping[str, Maker] = {
     "input_ids": _ids,
     "pixel_values": lambda facts, _: image(facts),
-    **seconds(),
+    **BESIDE,
     "attention_mask": _ones("input_ids"),
     "decoder_input_ids": _decoder_ids,
     "qformer_input_ids": lambda facts, _: text_ids(facts, BOXES),
@@ -178,11 +180,11 @@ MAKERS: Mapping[str, Maker] = {
     "image_embeds_position_mask": _before_text,
     "classes_input_ids": lambda facts, _: text_ids(facts, BOXES).expand(2, -1),
     "classes_attention_mask": _ones("classes_input_ids"),
-    "classes_structure": _whole(2, 1),
+    "classes_structure": _full(2, 1),
     "tasks_input_ids": lambda facts, _: text_ids(facts, BOXES),
     "tasks_attention_mask": _ones("tasks_input_ids"),
-    "use_cache": _flags(False, 1),
-    "lang_ids": _whole(0, 1),
+    "use_cache": _full(False, 1),
+    "lang_ids": _full(0, 1),
     "bbox": _boxes,
     "visual_feats": _rows("visual_feat_dim", rows=BOXES),
     "visual_pos": _rows("visual_pos_dim", rows=BOXES, default=4),
@@ -191,22 +193,19 @@ MAKERS: Mapping[str, Maker] = {
     "input_features": lambda facts, _: spectrogram(facts),
     "input_features_mask": frames_mask,
     "feature_attention_mask": frames_mask,
-    "chunk_sample_lengths": lambda facts, made: (
-        made["input_features"].shape[-1:].numel()
-        * torch.tensor([facts.number("hop_length", kind="sound", default=160)])
-    ),
-    "is_longer": _flags(True, 1, 1),
+    "chunk_sample_lengths": _samples,
+    "is_longer": _full(True, 1, 1),
     "audio_mel": lambda facts, _: ramp(1, FRAMES, mel_bins(facts)),
-    "audio_mel_mask": _flags(False, 1, FRAMES),
+    "audio_mel_mask": _full(False, 1, FRAMES),
     "hidden_states": _hidden,
     "latents": _latents,
     "inputs": _rows("d_model", rows=TOKENS),
     "inputs_embeds": _rows("hidden_size", rows=TOKENS),
     "query_embeds": _rows("hidden_size", rows=TOKENS // 2),
     "encoder_hidden_states": _rows("encoder_hidden_size", rows=TOKENS),
-    "noise_embeds": _noisy,
+    "noise_embeds": _rows("hidden_size", rows=TOKENS // 2),
     "context_hidden_states": _context,
-    "action_embeds": lambda facts, _: ramp(1, STEPS, facts.number("hidden_size", default=1)),
+    "action_embeds": _actions,
     "states": _rows("state_dim", rows=STEPS),
     "actions": _rows("act_dim", rows=STEPS),
     "rewards": lambda _, __: ramp(1, STEPS, 1),
@@ -218,16 +217,13 @@ MAKERS: Mapping[str, Maker] = {
     "past_observed_mask": lambda _, made: torch.ones_like(made["past_values"]),
     "future_values": _future,
     "future_time_features": _time("future_values"),
-    "freq": _whole(0, 1, 1),
+    "freq": _full(0, 1, 1),
 }
 
 
 _ONLY_WITH: Mapping[str, frozenset[str]] = {
-    "pixel_attention_mask": frozenset({
-        "spatial_shapes",
-        "action_embeds",
-        "tile_fine_mask",
-    }),  # else: all counts
+    # elsewhere all patches count
+    "pixel_attention_mask": frozenset({"spatial_shapes", "action_embeds", "tile_fine_mask"}),
     "image_attention_mask": frozenset({"perceiver_embeddings"}),  # other networks call another mask so
     "use_cache": frozenset({"patch_lengths"}),  # Blt 5.23 makes no cache: its configuration counts no layers
 }

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import one_line
-from sigprune.families.adapters._facts import Facts
-from sigprune.families.adapters._inputs_made import MAKERS, Made, takes, vocabulary
+from sigprune.families.adapters._facts import Facts, Made
+from sigprune.families.adapters._inputs_made import MAKERS, takes, vocabulary
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,18 @@ def _rows(facts: Facts, tower: Tower, extra: Mapping[str, Tensor]) -> int:
         for k, v in extra.items()
     }
     found = getattr(facts.model, tower.method)(**ready)
-    for name in ("pooler_output", "last_hidden_state", "deepstack_features"):
-        if isinstance(found, Mapping) and found.get(name) is not None:
-            found = (
-                found[name][:1] if name == "deepstack_features" else found[name]
-            )  # each level has all rows
-    return sum(t.shape[:-1].numel() for t in _tensors(found))
+    if not isinstance(found, Mapping):
+        return _count(found)
+    if found.get("deepstack_features") is not None and found.get("pooler_output") is None:
+        return _count(found["deepstack_features"][:1])  # each level has all rows
+    return _count(
+        found["last_hidden_state"] if found.get("pooler_output") is None else found["pooler_output"]
+    )
+
+
+def _count(found: object) -> int:
+    """Rows of all tensors, in lists of lists too; the last axis holds features."""
+    return sum(tensor.shape[:-1].numel() for tensor in _tensors(found))
 
 
 def _tensors(found: object) -> Iterator[Tensor]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from sigprune.families.adapters._facts import KINDS, Facts
+from sigprune.families.adapters._facts import KINDS, Facts, Made
 from sigprune.families.adapters._shared import ramp
 
 FRAMES = 64
@@ -17,8 +15,6 @@ FRAMES = 64
 
 WAVE = 3840
 """Samples of a waveform: a quarter of a second at 16 kHz, a whole number of the frames of most codecs."""
-
-Made: TypeAlias = Mapping[str, Tensor]
 
 _CODEC = ("audio_channels", "channels", "codebook_size", "quantization_dim")
 _BINS = (
