@@ -177,6 +177,7 @@ OUTPUT = torch.arange(24.0).reshape(2, 3, 4)
         ({"logits_per_video": OUTPUT[0]}, OUTPUT[0]),
         ({"last_hidden_state": OUTPUT, "pooler_output": OUTPUT[:, 0]}, OUTPUT.mean(1)),
         ({"last_hidden_state": OUTPUT[..., None]}, OUTPUT.mean(2)),
+        ({"last_hidden_state": OUTPUT[:, None], "patch_input": OUTPUT}, OUTPUT.mean(1)),
         ({"last_hidden_state": OUTPUT[0]}, OUTPUT[0].mean(0, keepdim=True)),
         ({"pooler_output": OUTPUT[:, 0]}, OUTPUT[:, 0]),
         ({"feature_maps": (OUTPUT, OUTPUT[..., None] + 1)}, OUTPUT.mean(2) + 1),

@@ -10,6 +10,9 @@ from torch import Tensor
 from sigprune.base.errors import UnsupportedModel
 
 _LOGITS = ("logits", "logits_per_image", "logits_per_video", "logits_per_audio", "logits_per_speech")
+_LAST = {"patch_input", "intermediate_hidden_states", "fpn_hidden_states"}
+"""What else the outputs name whose hidden state (examples, rows, columns, features) has its features last."""
+
 _POOLED = ("pooler_output", "image_embeds")
 
 
@@ -42,7 +45,8 @@ def _known(output: Mapping[str, object]) -> Tensor | None:
         return read_output(inner)
     state = output.get("last_hidden_state")
     if isinstance(state, Tensor):
-        return _pooled(state)
+        last = state.dim() == 4 and not _LAST.isdisjoint(output)
+        return state.flatten(1, 2).mean(1) if last else _pooled(state)
     for name in _POOLED:
         if isinstance(output.get(name), Tensor):
             return cast(Tensor, output[name])
