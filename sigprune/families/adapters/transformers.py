@@ -120,7 +120,7 @@ def _check_loaded(place: str, model: PreTrainedModel, fresh: set[str]) -> None:
 
 
 def describe(module: nn.Module) -> View:
-    """The view of a transformers model; runs nothing.
+    """The view of a transformers model; runs only towers whose rows stand in a text, once, to count them.
 
     The output read is the logits of a model with a head (for language models one row per token). ``embed``
     looks ids up with the model's current embeddings.
