@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName, UnsupportedModel, one_line
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._inputs import example_of, input_name
+from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import HUB, plain_name, split_source
 from sigprune.values.batch import Batch
@@ -118,7 +120,7 @@ def _check_loaded(place: str, model: PreTrainedModel, fresh: set[str]) -> None:
 
 
 def describe(module: nn.Module) -> View:
-    """The view of a transformers model; runs nothing.
+    """The view of a transformers model; runs only towers whose rows stand in a text, once, to count them.
 
     The output read is the logits of a model with a head (for language models one row per token). ``embed``
     looks ids up with the model's current embeddings.
@@ -126,41 +128,22 @@ def describe(module: nn.Module) -> View:
     model = cast("PreTrainedModel", module)
     found = survey(module, _heads(model))
     parameter = next(module.parameters())
-    return View(
+    view = View(
         module=module,
         library="transformers",
         architecture=model.config.model_type,
         weights=tuple(found.weights),
         skipped=readonly(found.skipped),
         gates=tuple(found.gates),
-        example=example_of(model).to(parameter.device, parameter.dtype),
+        example=Batch({}),
         input_name=input_name(model),
         read_output=read_output,
         embed=_embedder(model),
         prunable=found.prunable,
     )
-
-
-def read_output(output: object) -> Tensor:
-    """The logits; else the last hidden state, averaged over tokens or pixels; else the pooled output.
-
-    Raises:
-        UnsupportedModel: the output has none of them.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if not isinstance(output, Mapping):
-        raise UnsupportedModel(f"expected a transformers ModelOutput, got {type(output).__name__}")
-    for name in ("logits", "logits_per_image"):
-        if isinstance(output.get(name), Tensor):
-            return cast(Tensor, output[name])
-    state = output.get("last_hidden_state")
-    if isinstance(state, Tensor):
-        # (examples, tokens, features) or (examples, features, height, width)
-        return state.mean(1) if state.dim() == 3 else state.flatten(2).mean(2)
-    if isinstance(output.get("pooler_output"), Tensor):
-        return cast(Tensor, output["pooler_output"])
-    raise UnsupportedModel(f"no logits and no hidden state among the outputs {sorted(output)}")
+    with view.probing(), torch.no_grad(), global_stream(0, "example"):
+        example = example_of(model)
+    return replace(view, example=example.to(parameter.device, parameter.dtype))
 
 
 def write_config(module: nn.Module, folder: Path) -> None:
@@ -275,13 +258,30 @@ def _heads(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(outside[-1:])
 
 
+_IDS = frozenset({
+    "bridgetower",
+    "csm",
+    "deepseek_v4",
+    "granite_speech",
+    "granite_speech_plus",
+    "ibert",
+    "llama4",
+})
+"""Types that want ids though they take embeddings: for routing, to find where images and sound belong, or
+because what they look up is no single tensor."""
+
+
 def _embedder(model: PreTrainedModel) -> Callable[[Batch], Batch] | None:
     """From ids to embeddings, for models whose main input is ids and that take embeddings instead."""
     accepted = inspect.signature(model.forward).parameters
     if input_name(model) != "input_ids" or "inputs_embeds" not in accepted:
         return None
+    if accepted["input_ids"].default is inspect.Parameter.empty or model.config.model_type in _IDS:
+        return None
     if model.config.is_encoder_decoder and type(model).__name__.endswith("Classification"):
         return None  # they find the end of the text among the ids
+    if isinstance(_table(model), nn.ModuleList | None):
+        return None  # several tables, or none
 
     def embed(batch: Batch) -> Batch:
         inputs = dict(batch.inputs)
@@ -289,3 +289,11 @@ def _embedder(model: PreTrainedModel) -> Callable[[Batch], Batch] | None:
         return replace(batch, inputs={"inputs_embeds": model.get_input_embeddings()(ids), **inputs})
 
     return embed
+
+
+def _table(model: PreTrainedModel) -> nn.Module | None:
+    """The look-up table of the ids; transformers says by an error that a model has no single one."""
+    try:
+        return cast("nn.Module | None", model.get_input_embeddings())
+    except NotImplementedError:
+        return None
