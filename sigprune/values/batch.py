@@ -35,11 +35,6 @@ class Batch:
         }
         return replace(self, inputs=moved, labels=None if self.labels is None else self.labels.to(device))
 
-    def head(self, count: int) -> Batch:
-        """The first ``count`` examples."""
-        labels = None if self.labels is None else self.labels[:count]
-        return Batch({k: v[:count] for k, v in self.inputs.items()}, labels)
-
 
 BatchLike: TypeAlias = Batch | Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 

@@ -111,7 +111,7 @@ def jacobian(
 def _linearise(run: Callable[[Tensor], Tensor], point: Tensor) -> Operator:
     leaf = point.clone().requires_grad_()
     with _differentiable(), torch.enable_grad():
-        output = run(leaf)
+        output = run(leaf.clone())  # some models change their input in place
     if len(output) != len(point):
         raise BadInput(f"expected one output per example, got {len(output)} for {len(point)} examples")
     if len(point) > 1:

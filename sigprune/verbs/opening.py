@@ -173,7 +173,10 @@ def describe(
     include: tuple[str, ...] = ("*",),
     exclude: tuple[str, ...] = (),
 ) -> View:
-    """Say what every parameter of a model is; the model is not run, not wrapped and not changed.
+    """Say what every parameter of a model is; the model is not wrapped and not changed.
+
+    It is not run either, but for transformers models that mix images or sound into a text: how many tokens
+    these take is counted by running their own tower once.
 
     Args:
         model: any torch module; models of timm and transformers are known as such.

@@ -18,7 +18,7 @@ SCHEDULE = "exponential"
 
 
 def score(problem: Problem) -> Tensors:
-    """One forward and one backward pass with a batch of one, in float64 (float32 overflows in deep networks).
+    """One forward and one backward pass with the view's example, in float64 (deep networks overflow float32).
 
     Needs about three float64 copies of the weights. Token models get an all-ones embedding.
     """
@@ -26,7 +26,7 @@ def score(problem: Problem) -> Tensors:
     leaves = {name: tensor.detach().abs() for name, tensor in problem.leaves(torch.float64).items()}
     for name in problem.mask.keep:
         leaves[name].requires_grad_()
-    batch = view.example.head(1)
+    batch = view.example  # one example
     if view.embed is not None:
         batch = view.embed(batch)
     ones = {
