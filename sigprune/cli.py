@@ -177,9 +177,12 @@ def list_members(
 ) -> None:
     """The families, or the members of one with their options and defaults."""
     from sigprune.cli_catalogue import list_rows
+    from sigprune.cli_progress import watch
     from sigprune.cli_tables import console, print_json, print_rows
 
-    rows = list_rows(family, pattern)
+    watching = watch(quiet=family != "models")  # the only list that has to import libraries
+    with watching.step("ask timm and transformers"):
+        rows = list_rows(family, pattern)
     print_json(rows) if as_json else print_rows(console(), rows)
 
 
