@@ -106,6 +106,8 @@ def print_anatomy(console: Console, facts: Mapping[str, Plain]) -> None:
     for reason, names in skipped.items():
         found = [str(name) for name in names] if isinstance(names, list) else []
         console.print(f"skipped, {reason}: {len(found)} ({', '.join(found[:3])}{', ...' * (len(found) > 3)})")
+    if facts["sketched"]:
+        console.print("too large to be made for a look: gates are known by structure only")
     gates = _rows(facts["gates"])
     closed = [gate["name"] for gate in gates if gate["closed"]]
     console.print(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
+
+import torch
+from torch import nn
 
 from sigprune.base.family import Plain
 from sigprune.base.progress import Progress
@@ -13,12 +17,13 @@ from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting
 from sigprune.families.inits import inits
 from sigprune.recipe import Recipe
-from sigprune.values.mask import Mask
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.measuring import measure
-from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.opening import describe, library_of, open_model, split_ref
+
+_LARGE = 2 * 10**9
 
 
 def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
@@ -29,12 +34,13 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
         progress: told that the model is being opened.
 
     Returns:
-        ``ref``, ``library``, ``architecture``, ``parameters``; ``weights`` (one row each, in order of
-        definition); ``skipped`` (reason -> names); ``gates`` (name, value, closed).
+        ``ref``, ``library``, ``architecture``, ``parameters``, ``sketched`` (nothing has values: it is too
+        large to be made for a look, and gates are known by structure only); ``weights`` (one row each, in
+        order of definition); ``skipped`` (reason -> names); ``gates`` (name, value, closed).
     """
     model = recipe.model
     with progress.step("open"):
-        module = open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed)
+        module = _to_look_at(recipe)
     view = describe(module).select(
         include=recipe.prune.include, exclude=recipe.prune.exclude, biases=recipe.prune.biases
     )
@@ -47,11 +53,23 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
         "library": view.library,
         "architecture": view.architecture,
         "parameters": total,
-        "prunable": Mask.dense(view.prunable_shapes()).total,
+        "sketched": any(p.is_meta for p in module.parameters()),
+        "prunable": sum(math.prod(shape) for shape in view.prunable_shapes().values()),
         "weights": [_weight(view, weight, total) for weight in view.weights],
         "skipped": dict(skipped),
         "gates": [{"name": g.name, "value": g.value, "closed": g.closed} for g in view.gates],
     }
+
+
+def _to_look_at(recipe: Recipe) -> nn.Module:
+    """The model of the recipe; on the meta device if fresh weights would take more than 8 GB."""
+    model = recipe.model
+    if not model.pretrained and library_of(split_ref(model.ref)) != "torch":
+        with torch.device("meta"):
+            sketch = open_model(model.ref, args=model.args, seed=recipe.seed)
+        if sum(p.numel() for p in sketch.parameters()) > _LARGE:
+            return sketch
+    return open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed)
 
 
 def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> list[Moment]:

@@ -245,6 +245,14 @@ def test_show_counts_every_parameter_once(capsys):
     assert f"gates: {len(facts['gates'])}, closed: {len(facts['gates'])}" in out
 
 
+def test_show_does_not_make_what_would_not_fit(capsys):
+    """A type of 6.6 billion parameters is looked at without values."""
+    facts = json.loads(call(capsys, "show", "transformers:llama", "--json")[1])
+    assert (facts["parameters"], facts["sketched"]) == (6_607_351_808, True)
+    assert facts["prunable"] == sum(row["parameters"] for row in facts["weights"] if row["prunable"])
+    assert not json.loads(call(capsys, "show", "timm:test_resnet", "--json")[1])["sketched"]
+
+
 def test_spectrum_compares_initialisers(capsys):
     arguments = [
         "spectrum",
