@@ -24,6 +24,7 @@ from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe, library_of, open_model, split_ref
 
 _LARGE = 2 * 10**9
+"""Parameters above which fresh weights (8 GB in float32) are not drawn just to be looked at."""
 
 
 def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
