@@ -23,13 +23,14 @@ from sigprune.effects.determinism import deterministic
 from sigprune.effects.figures import draw
 from sigprune.effects.report import Report
 from sigprune.effects.training import evaluate, fit
-from sigprune.experiment_setting import Setting, open_setting
+from sigprune.experiment_setting import Setting, open_setting, policy_of
 from sigprune.recipe import Recipe, load_recipe
 from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.init_policy import Treatment, treatments
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.isometry import restore_
 from sigprune.verbs.measuring import measure
@@ -95,6 +96,7 @@ class _Experiment:
     findings: list[Plain] = field(default_factory=list)
     scores: dict[str, Plain] = field(default_factory=dict)
     seconds: dict[str, Plain] = field(default_factory=dict)
+    treated: tuple[Treatment, ...] = ()
     setting: Setting = field(init=False)
     view: View = field(init=False)
 
@@ -130,10 +132,14 @@ class _Experiment:
         """Fresh values, gates opened; nothing to look at again if nothing changed."""
         init, model = self.recipe.init, self.recipe.model
         with self.step("initialise"):
-            opened = reinit_(self.view, init.method, seed=self.recipe.seed, gates=init.gates)
+            policy = policy_of(self.recipe)
+            self.treated = treatments(self.view, init.method, init.gates, policy)
+            opened = reinit_(self.view, init.method, seed=self.recipe.seed, gates=init.gates, policy=policy)
+        changed = any(not one.kept for one in self.treated if one.part != "gates") or bool(opened)
         kept = model.pretrained and init.method is None
         self.told["model"] = facts.of_model(self.view, model.ref, opened, kept=kept)
-        if opened or init.method is not None:
+        self.told["init"] = facts.of_init(self.view, self.treated)
+        if changed:
             self.look("after init")
 
     def look(self, moment: str) -> Spectrum:
@@ -159,11 +165,10 @@ class _Experiment:
         return pruned
 
     def restore(self, isometry: Step, mask: Mask) -> Spectrum:
-        """Restore isometry at the gain of the initialisation, and look again."""
-        init = self.recipe.init.method
-        gain = float(str(init.options.get("gain", 1.0))) if init else 1.0
+        """Restore isometry at the gains of the initialisation, and look again."""
+        gains = {name: one.gain for one in self.treated for name in one.names}
         with self.step("isometry") as tell:
-            done = restore_(self.view, mask, isometry, gain=gain, report=tell)
+            done = restore_(self.view, mask, isometry, gain=gains, report=tell)
         self.told["isometry"] = facts.of_restoration(isometry.name, done)
         return self.look("after isometry")
 

@@ -17,6 +17,7 @@ from sigprune.values.batch import Batch
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
 from sigprune.verbs.fitting import Batches, Fitted, fit_images
+from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.opening import class_args, describe, open_model
 
 
@@ -58,6 +59,12 @@ class Setting:
 
     def _fitted(self, images: Tensor) -> Fitted:
         return Fitted(images, self.view, self.recipe.data.size)
+
+
+def policy_of(recipe: Recipe) -> InitPolicy:
+    """What the recipe says of parts that need not follow the initialiser of the rest."""
+    init = recipe.init
+    return InitPolicy(init.depthwise, init.embedding, init.head, init.norms)
 
 
 def open_setting(recipe: Recipe) -> Setting:

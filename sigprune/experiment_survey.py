@@ -14,7 +14,7 @@ from sigprune.base.family import Plain
 from sigprune.base.progress import Progress
 from sigprune.effects import facts
 from sigprune.effects.schema import Moment
-from sigprune.experiment_setting import open_setting
+from sigprune.experiment_setting import open_setting, policy_of
 from sigprune.families.inits import inits
 from sigprune.recipe import Recipe
 from sigprune.values.view import View
@@ -85,13 +85,14 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
         One row per moment, as in the ``signal`` group of a report.
     """
     steps = [inits.resolve(name) for name in names]
+    policy = policy_of(recipe)
     with progress.step("open"):
         setting = open_setting(recipe)
     moments = []
     for step in (None, *steps):
         title = "as opened" if step is None else f"after {step.name}"
         if step is not None:
-            reinit_(setting.view, step, seed=recipe.seed, gates=recipe.init.gates)
+            reinit_(setting.view, step, seed=recipe.seed, gates=recipe.init.gates, policy=policy)
         with progress.step(f"measure {title}") as tell:
             spectrum = measure(setting.operator(), recipe.measure.method, seed=recipe.seed, report=tell)
         moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))
@@ -109,6 +110,6 @@ def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
         "parameters": weight.count,
         "share": weight.count / total,
         "prunable": weight.name in view.prunable,
-        "standardised": weight.standardised,
+        "standardised": weight.standardised is not None,
         "tied": list(weight.tied),
     }

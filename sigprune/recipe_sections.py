@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from sigprune.base.errors import UnknownName
 from sigprune.base.family import Family, Plain, Step
 from sigprune.effects.plan import OptimizerName, Precision, ScheduleName, TrainPlan
 from sigprune.families.allocations import allocations
@@ -42,26 +43,33 @@ class Choose:
         family: whose member is named.
         path: where the step stands in a recipe.
         default: the member of a mapping without ``name``.
+        words: values that stand for no member.
     """
 
     family: Family[Any]
     path: str
     default: str | None = None
+    words: tuple[str, ...] = ()
 
-    def read(self, value: object) -> Step:
+    def read(self, value: object) -> Step | str:
         """The step with every option given a value.
 
         Raises:
             ValueError: no step, or one that the family refuses (pydantic turns it into a validation error).
         """
         step = value
+        if isinstance(value, str) and self.words and value not in self.family.names():
+            if value not in self.words:
+                raise UnknownName(self.family.singular, value, (*self.words, *self.family.names()))
+            return value
         if isinstance(value, Mapping):
             options = {key: option for key, option in value.items() if key != "name"}
             step = Step(value.get("name", self.default), options)
         elif isinstance(value, str):
             step = Step(value)
         if not isinstance(step, Step) or not isinstance(step.name, str):
-            wanted = f"the name of a {self.family.singular}, or a mapping with name and options"
+            words = "".join(f"{word}, " for word in self.words)
+            wanted = f"{words}a {self.family.singular} by name, or a mapping with name and options"
             # pydantic reports a ValueError with its path, and lets a TypeError through
             raise ValueError(f"{self.path}: expected {wanted}, got {shown(value)}")  # noqa: TRY004
         for key, option in step.options.items():
@@ -74,8 +82,8 @@ class Choose:
         return core_schema.no_info_plain_validator_function(self.read, serialization=write)
 
 
-def _plain_step(step: Step) -> dict[str, Plain]:
-    return {"name": step.name, **step.options}
+def _plain_step(step: Step | str) -> dict[str, Plain] | str:
+    return step if isinstance(step, str) else {"name": step.name, **step.options}
 
 
 MOST = 2**31 - 1
@@ -97,6 +105,7 @@ class Section(BaseModel):
 
 
 Names = Annotated[tuple[str, ...], Strict(strict=False)]
+Part = Step | Literal["method", "keep"]
 
 
 class Model(Section):
@@ -136,12 +145,33 @@ class Init(Section):
 
     Attributes:
         method: a member of the inits family; null keeps the values (the default if ``model.pretrained``).
+        depthwise: of kernels of one channel each: a member, ``method`` (as all others) or ``keep``.
+        embedding: of embedding tables, position tables and tokens, likewise; null: normal with std 0.02, or
+            ``keep`` if ``method`` is null.
+        head: of classifiers: a member, ``method`` or ``keep``.
+        norms: ``reset`` (scales 1, shifts 0, statistics fresh) or ``keep``; null: ``keep`` if ``method`` is
+            null, else ``reset``.
         gates: ``open`` sets the scales that close residual branches to 1: behind a closed one every gradient
             score is zero.
     """
 
     method: Annotated[Step, Choose(inits, "init.method", "orthogonal")] | None = Step("orthogonal")
+    depthwise: Annotated[Part, Choose(inits, "init.depthwise", words=("method", "keep"))] = "method"
+    embedding: Annotated[Part, Choose(inits, "init.embedding", words=("method", "keep"))] = Field(
+        default=cast(Part, None)
+    )
+    head: Annotated[Part, Choose(inits, "init.head", words=("method", "keep"))] = "method"
+    norms: Literal["reset", "keep"] = Field(default=cast(Literal["reset"], None))
     gates: Literal["open", "keep"] = "open"
+
+    @field_validator("embedding", "norms", mode="before")
+    @classmethod
+    def _as_method(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None:
+            return value
+        kept = "method" in info.data and info.data["method"] is None
+        fresh: dict[str | None, object] = {"embedding": Step("normal"), "norms": "reset"}
+        return "keep" if kept else fresh[info.field_name]
 
 
 class Measure(Section):

@@ -34,6 +34,10 @@ def parsed(*settings: str) -> Recipe:
         ("model.reff=x", "model.reff: unknown key; did you mean ref?"),
         ("data.batchsize=3", "data.batchsize: unknown key; did you mean batch_size"),
         ("init.gate=open", "init.gate: unknown key; did you mean gates?"),
+        ("init.head=kep", "init.head: unknown init 'kep'; did you mean keep?"),
+        ("init.head=3", "init.head: expected method, keep, a init by name, or a mapping with name"),
+        ("init.embedding={name: normal, std: 0}", "init.embedding.normal.std: expected float > 0"),
+        ("init.norms=rest", "init.norms"),
         ("measure.exmples=3", "measure.exmples: unknown key; did you mean examples?"),
         ("verify.mean_jvs.low=1", "verify.mean_jvs: unknown finding 'mean_jvs'; did you mean mean_jsv?"),
         ("verify.mean_jsv.lo=1", "verify.mean_jsv.lo: unknown key; did you mean low?"),
@@ -63,7 +67,7 @@ def test_an_unknown_key_names_its_path_and_the_nearest_key(setting: str, message
         ("prune.batches=some", "prune.batches: expected an integer >= 1 or 'all', got 'some' (str)"),
         ("prune.batches=0", "prune.batches: expected an integer >= 1"),
         ("prune.include=conv", "prune.include: expected a list, got 'conv' (str)"),
-        ("prune.score=3", "prune.score: expected the name of a score"),
+        ("prune.score=3", "prune.score: expected a score by name"),
         ("prune.schedule.rounds=3", "prune.schedule.oneshot: it takes no options"),
         ("init.method.gain=two", "init.method.orthogonal.gain: expected float > 0, got 'two' (str)"),
         ("seed=1.5", "seed: expected an integer, got 1.5 (float)"),
@@ -154,6 +158,17 @@ def test_defaults_depend_on_the_score_the_data_and_pretrained_weights() -> None:
     chosen = parsed("model.pretrained=true", "init.method=orthogonal", "isometry=gradient_descent")
     assert chosen.init.method == Step("orthogonal", {"gain": 1.0})
     assert chosen.isometry is not None
+
+
+def test_parts_of_a_network_follow_the_method_unless_said() -> None:
+    fresh, kept = parsed().init, parsed("init.method=null").init
+    assert (fresh.embedding, fresh.norms) == (Step("normal", {"std": 0.02}), "reset")
+    assert (kept.embedding, kept.norms) == ("keep", "keep")
+    assert (fresh.head, fresh.depthwise) == ("method", "method")
+    trained = parsed("model.pretrained=true", "init.head=orthogonal", "init.embedding={name: normal}").init
+    assert (trained.method, trained.head) == (None, Step("orthogonal", {"gain": 1.0}))
+    assert (trained.embedding, trained.norms) == (Step("normal", {"std": 0.02}), "keep")
+    assert parsed("init.depthwise=delta_orthogonal", "init.norms=keep").digest != parsed().digest
 
 
 def test_every_finding_has_bounds_and_null_is_no_bound() -> None:

@@ -50,6 +50,7 @@ def card(report: Report, *, repo: str | None = None) -> str:
         loading=_loading(report, repo),
         files=sections.files(report),
         provenance=sections.provenance(report),
+        initialisation=sections.initialisation(report),
         recipe=_yaml(_ordered(report.facts["recipe"])),
         sources=sections.sources(report),
         limits=sections.limits(report),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
@@ -14,8 +15,10 @@ from sigprune.base.family import Plain
 from sigprune.effects.report import histogram
 from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
+from sigprune.values.orthogonality import singular_values
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
+from sigprune.verbs.init_policy import Treatment
 from sigprune.verbs.isometry import Restoration
 from sigprune.verbs.opening import split_ref
 
@@ -34,6 +37,33 @@ def of_model(view: View, ref: str, opened: tuple[str, ...], *, kept: bool) -> di
         "skipped": dict(Counter(view.skipped.values())),
         "gates_opened": list(opened),
     }
+
+
+def of_init(view: View, treated: Sequence[Treatment]) -> list[Plain]:
+    """One row for each part of the network: how many tensors, what was done to them, why.
+
+    What standardised weights are to the function has a row of its own, measured after initialisation.
+    """
+    rows: list[Plain] = [
+        {"part": one.part, "tensors": len(one.names), "does": one.does, "reason": one.reason}
+        for one in treated
+        if one.names
+    ]
+    standardised = [weight for weight in view.weights if weight.standardised]
+    if standardised:
+        params = view.params()
+        used = [singular_values(weight.layout.blocks(weight.effective(params))) for weight in standardised]
+        smallest, largest = min(float(v.min()) for v in used), max(float(v.max()) for v in used)
+        spread = max(float(v.max() / v.min()) for v in used) - 1
+        rows.append({
+            "part": "standardised weights",
+            "tensors": len(standardised),
+            "does": f"used with singular values from {smallest:.4g} to {largest:.4g}; within one weight they "
+            f"differ by at most {spread:.2g} of the smallest",
+            "reason": "the module subtracts the mean of each filter and divides by its deviation, so that "
+            "removed entries do not stay zero in what it uses",
+        })
+    return rows
 
 
 def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:

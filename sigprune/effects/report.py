@@ -26,6 +26,7 @@ _GROUPS: Mapping[str, type | tuple[type, ...]] = MappingProxyType({
     "digest": str,
     "versions": dict,
     "model": dict,
+    "init": list,
     "signal": list,
     "isometry": (dict, type(None)),
     "findings": list,

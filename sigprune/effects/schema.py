@@ -72,6 +72,15 @@ class ModelFacts(TypedDict):
     base_model: NotRequired[str | None]
 
 
+class PartFacts(TypedDict):
+    """What initialisation did to one part of the network, and why."""
+
+    part: str
+    tensors: int
+    does: str
+    reason: str
+
+
 class IsometryFacts(TypedDict):
     """Residual ``|| B Bᵀ - I ||_F`` of every weight before and after restoring isometry."""
 
@@ -94,6 +103,7 @@ class ReportData(TypedDict):
     digest: str
     versions: dict[str, str]
     model: ModelFacts
+    init: list[PartFacts]
     signal: list[Moment]
     isometry: IsometryFacts | None
     findings: list[FindingFacts]

@@ -130,6 +130,16 @@ def provenance(report: Report) -> str:
     return "\n".join([*lines, "- run it again: `sigprune run recipe.yaml`"])
 
 
+def initialisation(report: Report) -> str:
+    """A table of what each part of the network started from, and why."""
+    rows = [(one["part"], f"{one['tensors']:,}", one["does"], one["reason"]) for one in report.facts["init"]]
+    if not rows:
+        return ""
+    return "What each part started from:\n\n" + table(
+        ("part", "tensors", "values", "why"), rows, text=(0, 2, 3)
+    )
+
+
 def sources(report: Report) -> str:
     """The papers behind the members that were used."""
     names = [report.member(*path) for path in _CHOICES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -34,3 +35,12 @@ def residual(blocks: Tensor) -> Tensor:
 def floor(rows: int, columns: int) -> float:
     """The smallest residual that any block of this shape can have: sqrt(max(rows - columns, 0))."""
     return math.sqrt(max(rows - columns, 0))
+
+
+def singular_values(blocks: Iterable[Tensor]) -> Tensor:
+    """All singular values of flattened blocks (out, in · prod(kernel)) in float64, without those that are 0.
+
+    What is below 1e-9 of the block's largest counts as 0. Raises nothing of its own; costs an SVD per block.
+    """
+    found = (torch.linalg.svdvals(block.flatten(1).double()) for block in blocks)
+    return torch.cat([values[values > 1e-9 * values.max()] for values in found])

@@ -19,11 +19,15 @@ class Slot:
         shape: (out, in, *kernel).
         role: the role of the weight that the block belongs to.
         generator: the block's own random stream, on the CPU.
+        standardised: the module subtracts the mean of each output's filter and divides by its deviation:
+            members whose matrices have structure give rows of zero mean and equal norm, which that only
+            scales.
     """
 
     shape: Shape
     role: Role
     generator: torch.Generator
+    standardised: bool = False
 
     @property
     def fan_in(self) -> int:

@@ -6,9 +6,31 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from sigprune.base.tensors import Tensors
 from sigprune.values.layout import Layout, Shape
 
 Role = Literal["linear", "conv", "embedding", "head", "attention", "expert", "recurrent"]
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Weight standardisation: the forward pass uses ``scale · gain · (w - mean) / sqrt(variance + eps)``.
+
+    Mean and (biased) variance are those of one output's filter. Qiao et al. 2019, arXiv 1903.10520; with a
+    scale and a gain Brock et al. 2021, arXiv 2101.08692.
+
+    Attributes:
+        eps: added to the variance.
+        scale: a constant of the layer.
+        gain: state-dict key of a factor for each output, if there is one.
+    """
+
+    eps: float
+    scale: float = 1.0
+    gain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -23,7 +45,8 @@ class Weight:
         stage: the part of the network it belongs to (the children of the root, in order of definition).
         bias: state-dict key of the bias that belongs to it, if any.
         tied: other state-dict keys of the same tensor.
-        standardised: the module standardises the weight before use, so that stored zeros do not stay zeros.
+        standardised: how the module standardises the weight before use, if it does: stored zeros do not stay
+            zeros then.
         magnitude: state-dict key of the norms by which the module scales the weight's normalised direction
             (weight normalisation), if it does.
     """
@@ -35,10 +58,41 @@ class Weight:
     stage: str = ""
     bias: str | None = None
     tied: tuple[str, ...] = ()
-    standardised: bool = False
+    standardised: Standardisation | None = None
     magnitude: str | None = None
 
     @property
     def count(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every block is the kernel of one channel."""
+        if len(self.shape) < 3 or self.layout.groups == 1:
+            return False
+        inputs = self.shape[0] // self.layout.groups if self.layout.transposed else self.shape[1]
+        return inputs == 1
+
+    def effective(self, params: Tensors) -> Tensor:
+        """The values that the forward pass uses, in float64 and the stored shape.
+
+        They differ from the stored ones under weight standardisation and weight normalisation.
+
+        Args:
+            params: every parameter of the model by name.
+        """
+        stored = params[self.name].detach().double()
+        if self.magnitude is not None:
+            size = params[self.magnitude].detach().double()
+            axes = [axis for axis, length in enumerate(size.shape) if length == 1]
+            used: Tensor = stored * (size / torch.linalg.vector_norm(stored, dim=axes, keepdim=True))
+            return used
+        if self.standardised is None:
+            return stored
+        how, filters = self.standardised, stored.flatten(1)
+        variance, mean = torch.var_mean(filters, dim=1, correction=0, keepdim=True)
+        used = how.scale * (filters - mean) / (variance + how.eps).sqrt()
+        if how.gain is not None:
+            used = used * params[how.gain].detach().double().reshape(-1, 1)
+        return used.reshape(stored.shape)

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Literal, get_args
+import math
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.errors import UnknownName
-from sigprune.base.family import Choice, Step
+from sigprune.base.family import Choice
 from sigprune.base.seeds import generator
-from sigprune.families.inits import Init, inits
+from sigprune.base.tensors import Tensors
+from sigprune.families.inits import Init
 from sigprune.values.slot import Slot
-from sigprune.values.view import Reason, View, expect_view
+from sigprune.values.view import View, expect_view
 from sigprune.values.weight import Weight
-
-GatePolicy = Literal["open", "keep"]
-
-TABLE_STD = 0.02
-"""Standard deviation of re-drawn embeddings, position tables and tokens: BERT's and ViT's own choice."""
-
-_CONSTANTS: dict[Reason, float] = {"bias": 0.0, "norm shift": 0.0, "norm scale": 1.0}
+from sigprune.verbs.init_policy import Chosen, GatePolicy, InitPolicy, Treatment, treatments
 
 
 def reinit_(
     view: View,
-    init: str | Step | ModuleType | None = "orthogonal",
+    init: Chosen = "orthogonal",
     *,
     seed: int = 0,
     gates: GatePolicy = "open",
+    policy: InitPolicy | None = None,
 ) -> tuple[str, ...]:
     """Give the model fresh values, block by block, in place.
 
     Weights get the initialiser's values in every block (each of q, k, v; each convolution group; each
-    expert). Embeddings, position tables and tokens are drawn from N(0, 0.02²). Biases and norm shifts become
-    0, norm scales 1, BatchNorm statistics fresh, the norms of
-    weight normalisation those of the new values. What is skipped as a vector or for another reason keeps its
-    value. Gates become 1 if ``gates`` is ``open``: behind a gate at 0 every weight has a zero gradient, and a
-    score could not tell one from another.
+    expert), so that what the forward pass uses is orthogonal: a standardised weight gets rows that
+    standardisation only scales, weight normalisation the norms of the new values. Embeddings, position tables
+    and tokens are drawn from N(0, 0.02²). Biases and norm shifts become 0, norm scales 1, BatchNorm
+    statistics fresh. What is skipped as a vector or for another reason keeps its value. Gates become 1 if
+    ``gates`` is ``open``: behind a gate at 0 every weight has a zero gradient, and a score could not tell one
+    from another.
 
     Args:
         view: the network.
@@ -47,12 +42,13 @@ def reinit_(
             0.1 in size, as at construction (a trained gate is never touched).
         seed: equal seeds give equal values, on every device.
         gates: ``open`` or ``keep``.
+        policy: other choices for depthwise kernels, embeddings, heads and norms.
 
     Returns:
         The names of the gates that were opened.
 
     Raises:
-        UnknownName: there is no such initialiser or gate policy.
+        UnknownName: there is no such initialiser, gate policy or norm policy.
 
     Example:
         >>> from sigprune import describe, reinit_
@@ -62,27 +58,41 @@ def reinit_(
         True
     """
     expect_view(view)
-    if gates not in get_args(GatePolicy):
-        raise UnknownName("gate policy", gates, get_args(GatePolicy))
+    plan = {one.part: one for one in treatments(view, init, gates, policy)}
     params = view.params()
     with torch.no_grad():
-        if init is not None:
-            choice = inits.choose(init)
-            for weight in view.weights:
-                if weight.role == "embedding":
-                    _table_(params[weight.name], seed, weight.name)
-                else:
-                    _fill_(weight, params[weight.name], choice, seed)
-                if weight.magnitude is not None:
-                    _scale_(params[weight.magnitude], params[weight.name])
-            _reset_(view, params, seed)
-        return _open_(view, params, constant_only=init is None) if gates == "open" else ()
+        for treatment in plan.values():
+            if treatment.choice is not None:
+                _draw_(view, params, treatment, treatment.choice, seed)
+        if "biases" in plan:
+            _constant_(params, plan["biases"].names, 0.0)
+        if not plan["norms"].kept:
+            _reset_norms_(view, params, plan["norms"])
+        if "gates" in plan and not plan["gates"].kept:
+            return _open_(view, params, constant_only=init is None)
+    return ()
 
 
-def _fill_(weight: Weight, tensor: Tensor, choice: Choice[Init], seed: int) -> None:
-    for index, block in enumerate(weight.layout.blocks(tensor)):
-        slot = Slot(tuple(block.shape), weight.role, generator(seed, "init", f"{weight.name}[{index}]"))
+def _draw_(view: View, params: Tensors, treatment: Treatment, choice: Choice[Init], seed: int) -> None:
+    weights = {weight.name: weight for weight in view.weights}
+    for name in treatment.names:
+        if name in weights and treatment.part != "embeddings":
+            _fill_(weights[name], params, choice, seed)
+        else:
+            tensor = params[name]
+            shape = (math.prod(tensor.shape[:-1]), math.prod(tensor.shape[-1:]))  # rows of features
+            slot = Slot(shape, "embedding", generator(seed, "init", name))
+            tensor.copy_(choice.member.init(slot, **choice.options).reshape(tensor.shape))
+
+
+def _fill_(weight: Weight, params: Tensors, choice: Choice[Init], seed: int) -> None:
+    standardised = weight.standardised is not None
+    for index, block in enumerate(weight.layout.blocks(params[weight.name])):
+        stream = generator(seed, "init", f"{weight.name}[{index}]")
+        slot = Slot(tuple(block.shape), weight.role, stream, standardised)
         block.copy_(choice.member.init(slot, **choice.options))
+    if weight.magnitude is not None:
+        _scale_(params[weight.magnitude], params[weight.name])
 
 
 def _scale_(magnitude: Tensor, direction: Tensor) -> None:
@@ -91,17 +101,14 @@ def _scale_(magnitude: Tensor, direction: Tensor) -> None:
     magnitude.copy_(torch.linalg.vector_norm(direction, dim=axes, keepdim=True))
 
 
-def _table_(tensor: Tensor, seed: int, name: str) -> None:
-    draws = torch.randn(tensor.shape, generator=generator(seed, "init", name), dtype=torch.float64)
-    tensor.copy_(TABLE_STD * draws)
+def _constant_(params: Tensors, names: tuple[str, ...], value: float) -> None:
+    for name in names:
+        params[name].fill_(value)
 
 
-def _reset_(view: View, params: dict[str, Tensor], seed: int) -> None:
-    for name, reason in view.skipped.items():
-        if reason in _CONSTANTS:
-            params[name].fill_(_CONSTANTS[reason])
-        elif reason in {"position table", "token"}:
-            _table_(params[name], seed, name)
+def _reset_norms_(view: View, params: Tensors, treatment: Treatment) -> None:
+    for name in treatment.names:
+        params[name].fill_(1.0 if view.skipped[name] == "norm scale" else 0.0)
     for module in view.module.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -41,7 +43,7 @@ def restore_(
     mask: Mask,
     isometry: str | Step | ModuleType = "barzilai_borwein",
     *,
-    gain: float = 1.0,
+    gain: float | Mapping[str, float] = 1.0,
     report: Tell = ignore,
 ) -> Restoration:
     """Move the kept entries of every masked weight towards orthonormal rows, in place, without data.
@@ -53,14 +55,15 @@ def restore_(
         view: the network; removed entries are set to zero first.
         mask: which entries are kept.
         isometry: a member of the isometries family.
-        gain: the singular value aimed at, that of the initialisation; 1.0 in the paper.
+        gain: the singular value aimed at, that of the initialisation (1.0 in the paper), or one for each
+            weight by name.
         report: called with (blocks solved, blocks in all).
 
     Returns:
         Restoration: the residuals per weight.
 
     Raises:
-        BadInput: a gain that is not positive, or a mask of another network.
+        BadInput: a gain that is missing or not positive, or a mask of another network.
 
     Example:
         >>> from sigprune import describe, prune, reinit_, restore_
@@ -72,8 +75,7 @@ def restore_(
         True
     """
     expect_view(view)
-    if not gain > 0:
-        raise BadInput(f"the gain is the singular value aimed at: expected more than 0, got {gain}")
+    gains = _gains(view, mask, gain)
     choice = isometries.choose(isometry)
     mask.apply_(view.params())
     groups = _groups(view, mask)
@@ -83,18 +85,31 @@ def restore_(
     with torch.no_grad():
         for group in groups:
             old = torch.stack([block.flatten(1) for _, block, _ in group]).to(_working_dtype(group[0][1]))
-            old /= gain
+            aims = [gains[name] for name, _, _ in group]
+            old /= old.new_tensor(aims)[:, None, None]
             keep = torch.stack([kept.flatten(1) for _, _, kept in group])
             new = choice.member.restore(old, keep, **choice.options)
-            for (name, block, _), mine, was, now in zip(
-                group, new, residual(old), residual(new), strict=True
+            for (name, block, _), aim, mine, was, now in zip(
+                group, aims, new, residual(old), residual(new), strict=True
             ):
-                block.copy_(gain * mine.reshape(block.shape))
+                block.copy_(aim * mine.reshape(block.shape))
                 before[name].append(float(was))
                 after[name].append(float(now))
             solved += len(group)
             report(solved, blocks)
     return Restoration(_means(before), _means(after))
+
+
+def _gains(view: View, mask: Mask, gain: float | Mapping[str, float]) -> dict[str, float]:
+    """One for each masked weight."""
+    names = [weight.name for weight in view.weights if weight.name in mask.keep]
+    gains = {name: gain.get(name, math.nan) if isinstance(gain, Mapping) else gain for name in names}
+    for name, value in gains.items():
+        if not value > 0:
+            raise BadInput(
+                f"{name}: the gain is the singular value aimed at: expected more than 0, got {value}"
+            )
+    return gains
 
 
 def _groups(view: View, mask: Mask) -> list[list[tuple[str, Tensor, Tensor]]]:

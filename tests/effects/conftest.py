@@ -83,6 +83,15 @@ def make_data(layers: dict[str, int] = LAYERS) -> dict[str, object]:
             "skipped": {"bias": 5},
             "gates_opened": [],
         },
+        "init": [
+            {
+                "part": "weights",
+                "tensors": len(layers),
+                "does": "orthogonal (gain 1.0)",
+                "reason": "by block",
+            },
+            {"part": "gates", "tensors": 2, "does": "kept", "reason": "the recipe keeps the values"},
+        ],
         "signal": [
             moment("as opened", 0.04 * spread**1.5),
             moment("after init", np.exp(0.25 * stream.normal(size=80))),

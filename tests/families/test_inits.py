@@ -24,8 +24,10 @@ SHAPES = [
 ]
 
 
-def draw(name: str, shape: tuple[int, ...], seed: int = 0, **options: float) -> torch.Tensor:
-    slot = Slot(shape, "linear", generator(seed, "test", name))
+def draw(
+    name: str, shape: tuple[int, ...], seed: int = 0, *, standardised: bool = False, **options: float
+) -> torch.Tensor:
+    slot = Slot(shape, "linear", generator(seed, "test", name), standardised)
     return inits.get(name).init(slot, **options)
 
 
@@ -38,7 +40,8 @@ def test_contract(name, shape):
     assert torch.isfinite(block).all()
     assert torch.equal(block, draw(name, shape)), "equal seeds must give equal values"
     assert not torch.equal(block, draw(name, shape, seed=1)) or block.numel() == 1
-    torch.testing.assert_close(draw(name, shape, gain=2.0), 2 * block)
+    scale, default = next((o.name, o.default) for o in inits.read(name).options.values())
+    torch.testing.assert_close(draw(name, shape, **{scale: 2 * default}), 2 * block)
     assert inits.get(name).PAPER
 
 
@@ -46,6 +49,40 @@ def test_contract(name, shape):
 def test_orthogonal_flattened_kernel(shape):
     values = torch.linalg.svdvals(draw("orthogonal", shape, gain=1.5).flatten(1))
     torch.testing.assert_close(values, torch.full_like(values, 1.5))
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 12), (12, 4), (8, 8), (9, 2), (6, 1, 5, 5), (8, 4, 3, 3), (3, 1)], ids=str
+)
+def test_rows_that_standardisation_only_scales(shape):
+    """Zero mean and equal norms, and still one singular value (but for the 0 of the constant vector)."""
+    matrix = draw("orthogonal", shape, standardised=True).flatten(1)
+    rows, columns = matrix.shape
+    if columns == 1:  # the filter is its own mean, whatever it is
+        return
+    torch.testing.assert_close(matrix.mean(1), torch.zeros(rows, dtype=torch.float64))
+    norms = matrix.norm(dim=1)
+    torch.testing.assert_close(norms, norms.mean().expand(rows))
+    values = torch.linalg.svdvals(matrix)[: min(rows, columns - 1)]
+    torch.testing.assert_close(values, torch.ones_like(values))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3, 3), (4, 8, 3, 3), (8, 4, 3, 3)], ids=str)
+def test_a_standardised_delta_stays_a_delta(shape):
+    kernel = draw("delta_orthogonal", shape, standardised=True).flatten(1)
+    used = (kernel - kernel.mean(1, keepdim=True)) / kernel.std(1, keepdim=True)
+    taps = used.reshape(shape).flatten(2)
+    assert float(taps[..., :4].abs().max()) < 1e-12
+    values = torch.linalg.svdvals(taps[..., 4])[: min(shape[0], shape[1] - 1)]
+    torch.testing.assert_close(values, values.mean().expand(len(values)))
+
+
+def test_a_standardised_block_orthogonal_kernel_stays_isometric():
+    shape = (4, 8, 3, 3)
+    kernel = draw("block_orthogonal", shape, standardised=True)
+    filters = kernel.flatten(1)
+    torch.testing.assert_close(filters.mean(1), torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close(filters.norm(dim=1), torch.ones(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["delta_orthogonal", "block_orthogonal"])
@@ -82,7 +119,8 @@ def test_orthogonal_is_haar_distributed():
 
 
 @pytest.mark.parametrize(
-    ("name", "variance"), [("lecun", 1 / 450), ("kaiming", 2 / 450), ("xavier", 2 / (450 + 576))]
+    ("name", "variance"),
+    [("lecun", 1 / 450), ("kaiming", 2 / 450), ("xavier", 2 / (450 + 576)), ("normal", 0.02**2)],
 )
 def test_variance(name, variance):
     block = draw(name, (64, 50, 3, 3))

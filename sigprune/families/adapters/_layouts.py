@@ -12,7 +12,7 @@ from sigprune.families.adapters._fused import fused_of
 from sigprune.families.adapters._raw import raw_layout
 from sigprune.families.adapters._sites import Site
 from sigprune.values.layout import Layout
-from sigprune.values.weight import Role
+from sigprune.values.weight import Role, Standardisation
 
 _STANDARDISED = frozenset({
     "StdConv2d",
@@ -72,9 +72,13 @@ def bias_name(site: Site) -> str:
     return f"{site.local}_bias"
 
 
-def standardised(site: Site) -> bool:
-    """Whether the owner subtracts the mean from each filter before use (weight standardisation)."""
-    return type(site.owner).__name__ in _STANDARDISED
+def standardised(site: Site) -> Standardisation | None:
+    """How the owner standardises each filter before use, if it does."""
+    if type(site.owner).__name__ not in _STANDARDISED:
+        return None
+    facts = vars(site.owner)
+    gain = site.name.removesuffix(site.local) + "gain" if "scale" in facts else None
+    return Standardisation(facts["eps"], facts.get("scale", 1.0), gain)
 
 
 def is_conv1d(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.family import Positive
-from sigprune.families.inits._shared import semi_orthogonal
+from sigprune.families.inits._shared import haar, semi_orthogonal
 from sigprune.values.slot import Slot
 
 PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 1"
@@ -42,7 +42,7 @@ def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
 
 def _projection(slot: Slot, size: int) -> Tensor:
     """A symmetric projection onto a random subspace: every direction is kept with probability 1/2."""
-    basis = semi_orthogonal(slot, size, size)
+    basis = haar(slot, size, size)
     kept = basis[:, torch.rand(size, generator=slot.generator) < 0.5]
     return kept @ kept.T
 

@@ -1,0 +1,15 @@
+"""Independent normal entries of one standard deviation, whatever the shape: for tables that are looked up."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sigprune.base.family import Positive
+from sigprune.values.slot import Slot
+
+PAPER = "Devlin et al. 2019, arXiv 1810.04805 (BERT's 0.02 for every matrix)"
+
+
+def init(slot: Slot, *, std: Positive = 0.02) -> Tensor:
+    """Entries from N(0, std²)."""
+    return slot.gaussian() * std
