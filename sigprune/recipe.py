@@ -22,7 +22,6 @@ from sigprune.families.isometries import isometries
 from sigprune.recipe_messages import explain, shown
 from sigprune.recipe_sections import (
     Bounds,
-    Choose,
     Data,
     Init,
     Measure,
@@ -32,6 +31,7 @@ from sigprune.recipe_sections import (
     Section,
     Train,
 )
+from sigprune.recipe_steps import Choose
 from sigprune.recipe_text import dumps, override, read, shipped
 from sigprune.values.finding import BOUNDS, Bound
 
