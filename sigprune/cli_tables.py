@@ -42,7 +42,7 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Plain]], *, digits:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for key in keys:
-        numeric = all(_is_number(row.get(key)) for row in rows)
+        numeric = all(_is_figure(row.get(key)) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*(_cell(row.get(key), digits) for key in keys))
@@ -91,13 +91,13 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
 
 
 def print_anatomy(console: Console, facts: Mapping[str, Plain]) -> None:
-    """The weights, then what is skipped by reason, then the gates."""
+    """A tree of stages and weights, then what is skipped by reason, then the gates."""
     weights = _rows(facts["weights"])
-    hidden = {key for key in ("tied", "standardised") if not any(row[key] for row in weights)}
-    shown = [{key: value for key, value in row.items() if key not in hidden} for row in weights]
-    print_rows(
-        console, [{**row, "shape": _shape(row["shape"]), "share": _percent(row["share"])} for row in shown]
-    )
+    stages: dict[str, list[dict[str, Plain]]] = {}
+    for row in weights:
+        stages.setdefault(str(row["stage"]), []).append(row)
+    lines = [line for stage, inside in stages.items() for line in _branch(console, stage, inside)]
+    print_rows(console, [{k: v for k, v in line.items() if any(o[k] for o in lines)} for line in lines])
     console.print(
         f"\n{facts['architecture']} ({facts['library']}): {_cell(facts['parameters'])} parameters, "
         f"{_cell(facts['prunable'])} prunable"
@@ -125,6 +125,43 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
     print_rows(console, [{"file": name, "bytes": size} for name, size in files.items()])
+
+
+def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]) -> list[dict[str, Plain]]:
+    """The lines of one stage: its sums and its weights, named below it; one line if that is all."""
+    if len(weights) == 1:
+        return [_leaf(str(weights[0]["name"]), weights[0])]
+    fork, end = ("├─ ", "└─ ") if console.encoding.lower().startswith("utf") else ("|- ", "`- ")
+    blocks, parameters, share = (
+        sum(_number(row[key]) for row in weights) for key in ("blocks", "parameters", "share")
+    )
+    lines: list[dict[str, Plain]] = [dict.fromkeys(_leaf("", weights[0]), "")]
+    lines[0] |= {"weights by stage": stage, "share": _percent(share)}
+    lines[0] |= {"blocks": int(blocks), "parameters": int(parameters)}
+    for row in weights:
+        name = str(row["name"]).removeprefix(f"{stage}.")
+        lines.append(_leaf((end if row is weights[-1] else fork) + name, row))
+    return lines
+
+
+def _leaf(name: str, row: Mapping[str, Plain]) -> dict[str, Plain]:
+    tied = row["tied"] if isinstance(row["tied"], list) else []
+    notes = {
+        "not prunable": not row["prunable"],
+        "standardised: zeros do not stay zeros": row["standardised"],
+        f"also {', '.join(map(str, tied))}": tied,
+    }
+    layout = row["layout"] if isinstance(row["layout"], dict) else {}
+    return {
+        "weights by stage": name,
+        "role": row["role"],
+        "shape": _shape(row["shape"]),
+        "layout": layout.get("words"),
+        "blocks": row["blocks"],
+        "parameters": row["parameters"],
+        "share": _percent(_number(row["share"])),
+        "notes": "; ".join(note for note, holds in notes.items() if holds),
+    }
 
 
 def _isometry(facts: IsometryFacts) -> str:
@@ -177,12 +214,20 @@ def _shape(value: Plain) -> str:
     return "x".join(str(n) for n in value) if isinstance(value, list) else str(value)
 
 
-def _percent(value: Plain) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else str(value)
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+
+
+def _number(value: Plain) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _is_number(value: Plain) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_figure(value: Plain) -> bool:
+    return _is_number(value) or (isinstance(value, str) and value.endswith("%"))
 
 
 def _cell(value: Plain, digits: int = 4) -> str:

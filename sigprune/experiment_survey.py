@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import cast
 
 import torch
@@ -99,6 +100,12 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
     return moments
 
 
+def _plain(fields: dict[str, object]) -> dict[str, Plain]:
+    """The same, tuples as lists."""
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+    return cast("dict[str, Plain]", lists)
+
+
 def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
     tensor = view.params()[weight.name]
     return {
@@ -106,6 +113,7 @@ def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
         "role": weight.role,
         "stage": weight.stage,
         "shape": list(weight.shape),
+        "layout": {"words": str(weight.layout), **_plain(asdict(weight.layout))},
         "blocks": sum(1 for _ in weight.layout.blocks(tensor)),
         "parameters": weight.count,
         "share": weight.count / total,

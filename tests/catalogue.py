@@ -52,7 +52,7 @@ _KINDS: dict[str, Callable[[Weight], bool]] = {
     "stacked": lambda w: w.layout.stacked,
     "transposed": lambda w: w.layout.transposed and w.role != "embedding",
     "recurrent": lambda w: w.role == "recurrent",
-    "standardised": lambda w: w.standardised,
+    "standardised": lambda w: w.standardised is not None,
     "weight-normalised": lambda w: w.magnitude is not None,
     "tied": lambda w: bool(w.tied),
 }

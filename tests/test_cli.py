@@ -241,6 +241,14 @@ def test_show_counts_every_parameter_once(capsys):
     assert set(facts["skipped"]) >= {"gate", "norm scale"}
     code, out, _ = call(capsys, "show", "timm:test_resnet", "--set", "model.args.num_classes=10")
     assert f"{facts['parameters']:,} parameters" in out
+    lines = out.splitlines()
+    stage = next(i for i, line in enumerate(lines) if line.startswith("layer1.0 "))
+    assert lines[stage + 1].startswith("├─ conv1.weight "), "weights stand below their stage"
+    row = next(r for r in facts["weights"] if r["name"] == "layer1.0.conv1.weight")
+    assert lines[stage + 1].split()[2:] == ["conv", "x".join(map(str, row["shape"])), "1",
+        f"{row['parameters']:,}", f"{row['share']:.1%}"]  # fmt: skip
+    inside = [r["parameters"] for r in facts["weights"] if r["stage"] == "layer1.0"]
+    assert lines[stage].split()[2] == f"{sum(inside):,}"
     assert "10x96" in out
     assert f"gates: {len(facts['gates'])}, closed: {len(facts['gates'])}" in out
 

@@ -38,6 +38,19 @@ class Layout:
     interleaved: bool = False
     shape: Shape = ()
 
+    def __str__(self) -> str:
+        """In words, from the outside in; empty for (out, in, *kernel) as it is."""
+        same = len(set(self.fused)) == 1
+        rows = f"{len(self.fused)} x {self.fused[0]}" if same else "+".join(map(str, self.fused))
+        told = {
+            f"read as {'x'.join(map(str, self.shape))}": self.shape,
+            "one matrix per expert": self.stacked,
+            f"{self.groups} groups": self.groups > 1,
+            "inputs first": self.transposed,
+            f"{'alternating ' * self.interleaved}rows {rows}": self.fused,
+        }
+        return ", ".join(words for words, holds in told.items() if holds)
+
     def blocks(self, tensor: Tensor) -> Iterator[Tensor]:
         """Views (out, in, *kernel) of the stored tensor that together cover every entry exactly once.
 

@@ -28,7 +28,24 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "shape", "expected"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (Layout(), ""),
+        (Layout(groups=8), "8 groups"),
+        (Layout(transposed=True, fused=(8, 2, 2)), "inputs first, rows 8+2+2"),
+        (
+            Layout(stacked=True, fused=(3, 3), interleaved=True),
+            "one matrix per expert, alternating rows 2 x 3",
+        ),
+        (Layout(shape=(4, 6)), "read as 4x6"),
+    ],
+)
+def test_words(layout, words):
+    assert str(layout) == words
+
+
+@pytest.mark.parametrize(("layout", "shape", "expected"), CASES, ids=repr)
 def test_blocks_cover_every_entry_once(layout, shape, expected):
     tensor = torch.zeros(shape)
     blocks = list(layout.blocks(tensor))

@@ -86,8 +86,7 @@ def stages(root: nn.Module) -> Callable[[tuple[str, ...]], str]:
     ``layer1.0``); containers that only wrap such a list (``bert.encoder``) are looked into.
     """
     found = ((name, m) for name, m in root.named_modules() if name and isinstance(m, _LISTS))
-    named = ((name, m) for name, m in found if not isinstance(m, ParametrizationList))
-    lists = {name for name, m in named if isinstance(m, nn.ModuleList) or sum(1 for _ in m.children()) > 1}
+    lists = {name for name, m in found if not isinstance(m, ParametrizationList)}
     above = {name.rsplit(".", drop)[0] for name in lists for drop in range(name.count(".") + 1)}
 
     def stage(path: tuple[str, ...]) -> str:
