@@ -74,6 +74,48 @@ def test_a_run_writes_everything_and_says_what_happened(finished):
     assert load_recipe(folder / "recipe.yaml").digest == facts["digest"] == recipe(library).digest
 
 
+def test_the_report_says_what_each_part_started_from(finished):
+    library, folder, report = finished
+    rows = {row["part"]: row for row in report.facts["init"]}
+    assert rows["weights"]["does"] == "orthogonal (gain 1.0)"
+    assert rows["heads"]["tensors"] == 1
+    assert ("norms" in rows) == (library != "torch")
+    assert all(row["reason"] for row in rows.values())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| heads | 1 | orthogonal (gain 1.0) | {rows['heads']['reason']} |" in card
+
+
+def test_a_fresh_head_on_kept_weights_and_standardised_weights(tmp_path):
+    """NFNet: what its convolutions use has one singular value each, and zeros do not stay zeros in it."""
+    args = {"in_chans": 1}
+    small = {"model": {"ref": "timm:test_nfnet", "args": args}, "data": {"size": 32}, "train": {"epochs": 0}}
+    prune = {"sparsity": 0.5, "score": "magnitude", "include": ["stages.*conv*.weight"]}
+    steps = {"baselines": [], "isometry": None, "prune": prune}
+    fresh = run(parse_recipe({**small, **steps}), tmp_path / "fresh")
+    (told,) = [row for row in fresh.facts["init"] if row["part"] == "standardised weights"]
+    assert told["tensors"] == 25
+    assert float(told["does"].split(" at most ")[1].split()[0]) < 1e-3
+    assert "do not stay zero" in told["reason"]
+    assert "standardised_weights" in {f["name"] for f in fresh.failed}
+    model = {"ref": str(tmp_path / "fresh"), "pretrained": True}
+    kept = run(parse_recipe({**small, **steps, "model": model, "init": {"head": "lecun"}}), tmp_path / "kept")
+    rows = {row["part"]: row["does"] for row in kept.facts["init"]}
+    assert rows["heads"] == "lecun (gain 1.0)"
+    assert rows["weights"] == rows["norms"] == "kept"
+    before, after = (
+        timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).state_dict()
+        for name in ("fresh", "kept")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed >= {"head.fc.weight"}
+    assert changed <= {"head.fc.weight", *fresh_names(kept)}
+
+
+def fresh_names(report: Report) -> set[str]:
+    """What pruning may have changed."""
+    return {layer["name"] for layer in report.facts["mask"]["layers"]}
+
+
 def test_restoring_isometry_brings_the_singular_values_up(finished):
     """Pruning nine tenths makes the mean singular value fall; restoration brings it back towards 1."""
     means = {m["moment"]: m["summary"]["mean"] for m in finished[2].facts["signal"]}

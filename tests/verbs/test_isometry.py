@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sigprune.base.errors import BadInput
 from sigprune.base.seeds import generator
 from sigprune.values.operator import jacobian
 from sigprune.values.orthogonality import residual
@@ -85,6 +86,24 @@ def test_residuals_are_reported_per_weight():
             blocks = [b.flatten(1) for b in weight.layout.blocks(tensor)]
             mean = sum(float(residual(b[None])) for b in blocks) / len(blocks)
             assert told[weight.name] == pytest.approx(mean, rel=1e-4)
+
+
+def test_each_weight_is_brought_to_its_own_gain():
+    view = describe(mlp((64, 64, 10), activation=None))
+    gains = {weight.name: gain for weight, gain in zip(view.weights, (2.0, 0.5), strict=True)}
+    for name, gain in gains.items():
+        view.params()[name].mul_(gain)
+    mask = prune(view, sparsity=0.3, score="random")
+    apply_(view, mask)
+    done = restore_(view, mask, gain=gains)
+    for name, gain in gains.items():
+        assert done.after[name] < 0.2 * done.before[name]
+        values = torch.linalg.svdvals(view.params()[name])
+        assert float(values.mean()) == pytest.approx(gain, rel=0.02)
+    with pytest.raises(
+        BadInput, match=r"the gain is the singular value aimed at: expected more than 0, got nan"
+    ):
+        restore_(view, mask, gain={view.weights[0].name: 1.0})
 
 
 def test_removed_entries_are_zeroed_first_and_the_rest_is_left_alone():
