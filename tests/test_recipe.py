@@ -273,8 +273,8 @@ def test_importing_recipes_imports_no_torch() -> None:
         ("model.args=" + "[" * 3000, "the value of model.args: not valid YAML: "),
         ("data.batch_size=99999999999999999999999", "data.batch_size: expected a value less than or equal"),
         (
-            "measure.method={name: exact, rows_at_once: 0}",
-            "measure.method.exact.rows_at_once: expected int >= 1",
+            "measure.method={name: exact, at_once: 0}",
+            "measure.method.exact.at_once: expected int >= 1",
         ),
         ("isometry={name: gradient_descent, lr: -1}", "isometry.gradient_descent.lr: expected float > 0"),
         ("init.method.gain=0", "init.method.orthogonal.gain: expected float > 0"),

@@ -1,4 +1,4 @@
-"""Operators: linear maps given by their two products; the input-output Jacobian of a view is one."""
+"""Operators: linear maps given by their products; Jacobians of a view are some."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
-from sigprune.values.batch import BatchLike
+from sigprune.values.batch import Batch, BatchLike
+from sigprune.values.taps import INPUT, OUTPUT, first_tensor, moving, reading
 from sigprune.values.view import View, expect_view
 
 
@@ -25,7 +26,7 @@ class Operator:
     Attributes:
         shape: (outputs, inputs) of each example's map.
         examples: how many maps there are.
-        matvec: (examples, inputs) -> (examples, outputs), each example's J v.
+        matmat: (count, examples, inputs) -> (count, examples, outputs), each example's J v for every v.
         rmatmat: (count, examples, outputs) -> (count, examples, inputs), each example's Jᵀ u for every u.
         dtype: of the products.
         device: of the products.
@@ -40,34 +41,53 @@ class Operator:
 
     shape: tuple[int, int]
     examples: int
-    matvec: Callable[[Tensor], Tensor]
+    matmat: Callable[[Tensor], Tensor]
     rmatmat: Callable[[Tensor], Tensor]
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 
+    @property
+    def adjoint(self) -> Operator:
+        """The transposed maps."""
+        return replace(self, shape=self.shape[::-1], matmat=self.rmatmat, rmatmat=self.matmat)
+
 
 def jacobian(
-    view: View, batch: BatchLike, *, params: Tensors | None = None, dtype: torch.dtype | None = None
+    view: View,
+    batch: BatchLike,
+    *,
+    of: str = OUTPUT,
+    at: str = INPUT,
+    params: Tensors | None = None,
+    dtype: torch.dtype | None = None,
+    joint: bool = False,
+    most_gib: float = 4.0,
 ) -> Operator:
-    """The Jacobian of the output (logits) with respect to the continuous input, example by example.
+    """The Jacobian of one place of a network with respect to another, example by example.
 
     The continuous input is the image, or the embedded tokens of a token model. Examples must not see each
-    other, so BatchNorm must not use batch statistics. One forward pass; each product costs one backward
-    (``rmatmat``, per row of the argument) or one forward-mode pass (``matvec``). The map is that of the
-    parameters at the time of the call.
+    other, so BatchNorm must not use batch statistics, unless the batch is taken as one ``joint`` example. Two
+    forward passes; each product with a vector costs one backward pass (``rmatmat``) or one forward-mode pass
+    (``matmat``), and several are batched as far as memory allows. The map is that of the parameters at the
+    time of the call.
 
     Args:
         view: the network.
         batch: what a data loader yields.
+        of: ``output`` (logits), ``features`` (what the classifier is given), or a stage: its output.
+        at: ``input``, or a stage: its output.
         params: parameters to use instead of the module's own (masked ones, say).
         dtype: compute in this dtype; float64 for checks.
+        joint: one map of the whole batch, which may couple its examples.
+        most_gib: bound on the memory of products that are batched, in GiB.
 
     Returns:
         Operator with shape (outputs per example, inputs per example); products come in the dtype used.
 
     Raises:
-        BadInput: BatchNorm uses batch statistics, examples see each other in another way, there is no
-            example, or no continuous input.
+        BadInput: examples see each other and ``joint`` is not set, there is no example, no continuous input,
+            no differentiable path, a parameter that is not finite, or the network is random.
+        UnknownName: there is no such stage.
 
     Source: Lee et al. 2020 (arXiv 1906.06307), section 3; singular values of this map are the JSVs.
 
@@ -76,14 +96,12 @@ def jacobian(
         >>> view = describe(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)))
         >>> jacobian(view, torch.randn(5, 8)).shape
         (2, 8)
+        >>> jacobian(view, torch.randn(5, 8), of="0").shape
+        (4, 8)
     """
     expect_view(view)
-    coupled = [
-        n for n, m in view.module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is None
-    ]
-    if view.batchnorm == "batch" or coupled:
-        where = f" ({coupled[0]} has no other)" if coupled else ": take 'fresh' or 'eval'"
-        raise BadInput(f"a per-example Jacobian needs BatchNorm without the statistics of a batch{where}")
+    if not joint:
+        _expect_single_examples(view)
     batch = view.read(batch)
     if len(batch) == 0:
         raise BadInput("a Jacobian needs at least one example, got an empty batch")
@@ -91,53 +109,144 @@ def jacobian(
     if dtype is not None:
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
+    _expect_finite(tensors)
     if view.embed is not None:
         batch = view.embed(batch)
+    run, point = _path(view, tensors, batch, of, at)
+    most = _expect_one_function(view, run, point, most_gib)
+    return _linearise(run, point, joint, f"{at} to {of}", most)
+
+
+def _expect_single_examples(view: View) -> None:
+    coupled = [
+        n for n, m in view.module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is None
+    ]
+    if view.batchnorm == "batch" or coupled:
+        where = f" ({coupled[0]} has no other)" if coupled else ": take 'fresh' or 'eval', or joint=True"
+        raise BadInput(f"a per-example Jacobian needs BatchNorm without the statistics of a batch{where}")
+
+
+def _expect_finite(tensors: Tensors) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise BadInput(f"the parameter {name} holds NaN or infinity: there is no Jacobian")
+
+
+Run = Callable[[Tensor], Tensor]
+
+
+def _path(view: View, tensors: Tensors, batch: Batch, of: str, at: str) -> tuple[Run, Tensor]:
+    """The function from one place to another, (examples, ...) -> (examples, n), and the point."""
     name = next((k for k, v in batch.inputs.items() if v.is_floating_point()), None)
-    if name is None:
+    if at == INPUT and name is None:
         raise BadInput(
             f"{view.architecture} takes integers ({', '.join(batch.inputs)}) and has no entry for "
-            "embeddings: there is no Jacobian with respect to them"
+            f"embeddings: there is no Jacobian at its input; take it at a stage: {', '.join(view.stages())}"
         )
-    point = batch.inputs[name].detach()
 
-    def run(x: Tensor) -> Tensor:
-        moved = replace(batch, inputs={**batch.inputs, name: x})
-        return view.forward(tensors, moved).flatten(1)
+    def forward(inputs: Batch) -> Tensor:
+        if of == OUTPUT:
+            return view.forward(tensors, inputs)
+        with reading(view, of) as tap:
+            view.forward(tensors, inputs)
+        return tap.read(len(batch))
 
-    return _linearise(run, point)
+    def from_input(x: Tensor) -> Tensor:
+        return forward(replace(batch, inputs={**batch.inputs, str(name): x})).flatten(1)
+
+    def from_stage(step: Tensor) -> Tensor:
+        with moving(view, at, step):
+            return forward(batch).flatten(1)
+
+    if at == INPUT:
+        return from_input, batch.inputs[str(name)].detach()
+    with torch.no_grad(), reading(view, at) as tap:
+        view.forward(tensors, batch)
+    return from_stage, torch.zeros_like(tap.read(len(batch)))
 
 
-def _linearise(run: Callable[[Tensor], Tensor], point: Tensor) -> Operator:
+def _expect_one_function(view: View, run: Run, point: Tensor, most_gib: float) -> int:
+    """Run twice under other random numbers; how many products fit into the memory bound.
+
+    A batched product holds a few tensors of the size of the largest activation for each vector.
+    """
+    largest = point.numel()
+
+    def look(_module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
+        nonlocal largest
+        tensor = first_tensor(output)
+        largest = max(largest, 0 if tensor is None else tensor.numel())
+
+    handles = [module.register_forward_hook(look) for module in view.module.modules()]
+    devices = [point.device] if point.is_cuda else []
+    outputs = []
+    try:
+        for seed in (0, 1):
+            with torch.random.fork_rng(devices), torch.no_grad(), _differentiable():
+                torch.manual_seed(seed)
+                outputs.append(run(point.clone()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    scale = float(outputs[0].nan_to_num().abs().max())
+    if float((outputs[0] - outputs[1]).nan_to_num().abs().max()) > 1e-3 * scale:
+        raise BadInput(
+            f"{view.architecture} gives another output each time (dropout or noise that evaluation mode does "
+            "not switch off): there is no Jacobian of one function"
+        )
+    return max(1, int(most_gib * 2**30 / (4 * largest * point.dtype.itemsize)))
+
+
+def _linearise(run: Run, point: Tensor, joint: bool, places: str, most: int) -> Operator:
     leaf = point.clone().requires_grad_()
     with _differentiable(), torch.enable_grad():
         output = run(leaf.clone())  # some models change their input in place
     if len(output) != len(point):
         raise BadInput(f"expected one output per example, got {len(output)} for {len(point)} examples")
-    if len(point) > 1:
-        (last,) = torch.autograd.grad(output[-1].sum(), leaf, retain_graph=True)
-        if bool(last[:-1].any()):
-            raise BadInput(
-                "the output of the last example depends on the others (a sequence-first recurrent layer? "
-                "then batch_first=True): there is no Jacobian of one example"
-            )
+    if not output.requires_grad:
+        raise BadInput(f"there is no differentiable path from {places}: it is the wrong way round, or cut")
+    (last,) = torch.autograd.grad(output[-1].sum(), leaf, retain_graph=True, allow_unused=True)
+    if last is None:
+        raise BadInput(f"there is no differentiable path from {places}: it is the wrong way round, or cut")
+    if not joint and bool(last[:-1].any()):
+        raise BadInput(
+            "the output of the last example depends on the others (a sequence-first recurrent layer? "
+            "then batch_first=True): there is no Jacobian of one example, take joint=True"
+        )
+    maps = 1 if joint else len(point)
+    shape = (output.numel() // maps, point.numel() // maps)
 
-    def matvec(vectors: Tensor) -> Tensor:
+    def forward_mode(vectors: Tensor) -> Tensor:
+        product: Tensor = torch.func.jvp(run, (point,), (vectors.reshape(point.shape),))[1]
+        return product.detach().reshape(maps, shape[0])
+
+    def matmat(vectors: Tensor) -> Tensor:
         with _differentiable(), warnings.catch_warnings():
             # torch's own forward-mode rules are still scripted, and say so when first used
             warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
-            product: Tensor = torch.func.jvp(run, (point,), (vectors.reshape(point.shape),))[1]
-            return product.detach()
+            return _in_parts(torch.func.vmap(forward_mode), forward_mode, vectors, most)
+
+    def reverse_mode(cotangents: Tensor) -> Tensor:
+        one = cotangents.reshape(output.shape)
+        return torch.autograd.grad(output, leaf, one, retain_graph=True)[0].reshape(maps, shape[1])
+
+    def reverse_modes(cotangents: Tensor) -> Tensor:
+        many = cotangents.reshape(-1, *output.shape)
+        (rows,) = torch.autograd.grad(output, leaf, many, retain_graph=True, is_grads_batched=True)
+        return rows.reshape(-1, maps, shape[1])
 
     def rmatmat(cotangents: Tensor) -> Tensor:
-        if len(cotangents) == 1:
-            (rows,) = torch.autograd.grad(output, leaf, cotangents[0], retain_graph=True)
-            return rows.flatten(1)[None]
-        (rows,) = torch.autograd.grad(output, leaf, cotangents, retain_graph=True, is_grads_batched=True)
-        return rows.flatten(2)
+        return _in_parts(reverse_modes, reverse_mode, cotangents, most)
 
-    shape = (output.shape[1], point[0].numel())
-    return Operator(shape, len(point), matvec, rmatmat, output.dtype, output.device)
+    return Operator(shape, maps, matmat, rmatmat, output.dtype, output.device)
+
+
+def _in_parts(
+    many: Callable[[Tensor], Tensor], one: Callable[[Tensor], Tensor], vectors: Tensor, most: int
+) -> Tensor:
+    """Products of at most so many vectors at a time; a single one is not batched."""
+    parts = vectors.split(most)
+    return torch.cat([one(part[0])[None] if len(part) == 1 else many(part) for part in parts])
 
 
 @contextmanager

@@ -122,6 +122,10 @@ class View:
         """Every parameter by its canonical name, detached; shares storage with the module."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
+    def stages(self) -> tuple[str, ...]:
+        """Coarse parts of the network that hold weights, in order of definition; each is a module's path."""
+        return tuple(dict.fromkeys(weight.stage for weight in self.weights if weight.stage))
+
     def prunable_shapes(self) -> dict[str, Shape]:
         """Prunable name -> stored shape, in the order of ``prunable``."""
         shapes = {name: tuple(p.shape) for name, p in self.module.named_parameters()}

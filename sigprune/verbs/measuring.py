@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
@@ -28,10 +29,10 @@ def measure(
         operator: for example ``jacobian(view, batch)``.
         method: a member of the spectra family.
         seed: for methods that draw probes.
-        report: called with (rows of the map taken, rows in all).
+        report: called with (products taken, products of an exact spectrum).
 
     Returns:
-        Spectrum with values of shape (examples, values per example).
+        Spectrum; an exact one has all values, shape (examples, values per example).
 
     Example:
         >>> import torch
@@ -46,14 +47,17 @@ def measure(
 
 
 def _told(operator: Operator, report: Tell) -> Operator:
-    """The same operator; it tells how many rows were taken."""
-    taken, rows = 0, operator.shape[0]
+    """The same operator; it tells how many products were taken, of those that an exact spectrum takes."""
+    taken, most = 0, min(operator.shape)
 
-    def rmatmat(cotangents: Tensor) -> Tensor:
-        nonlocal taken
-        products = operator.rmatmat(cotangents)
-        taken = min(taken + len(cotangents), rows)
-        report(taken, rows)
-        return products
+    def counting(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def counted(vectors: Tensor) -> Tensor:
+            nonlocal taken
+            products = product(vectors)
+            taken = min(taken + len(vectors), most)
+            report(taken, most)
+            return products
 
-    return replace(operator, rmatmat=rmatmat)
+        return counted
+
+    return replace(operator, matmat=counting(operator.matmat), rmatmat=counting(operator.rmatmat))

@@ -16,7 +16,7 @@ def dense_operator(matrices: torch.Tensor) -> Operator:
     return Operator(
         tuple(matrices.shape[1:]),
         len(matrices),
-        lambda v: torch.einsum("eoi,ei->eo", matrices, v),
+        lambda v: torch.einsum("eoi,kei->keo", matrices, v),
         lambda u: torch.einsum("eoi,keo->kei", matrices, u),
         matrices.dtype,
     )
@@ -43,16 +43,16 @@ def test_prescribed_spectrum(name, inputs):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
-def test_rows_at_once_changes_nothing(rows):
+def test_products_at_once_change_nothing(rows):
     matrices = torch.randn(2, 7, 5, generator=generator(0, "test", "rows"), dtype=torch.float64)
-    spectrum = spectra.get("exact").measure(dense_operator(matrices), generator(0, "test"), rows_at_once=rows)
+    spectrum = spectra.get("exact").measure(dense_operator(matrices), generator(0, "test"), at_once=rows)
     torch.testing.assert_close(spectrum.values, torch.linalg.svdvals(matrices))
 
 
 def test_too_much_work_or_memory_is_refused():
     exact = spectra.get("exact")
-    with pytest.raises(BadInput, match="takes 7 backward passes"):
-        exact.measure(dense_operator(torch.ones(1, 7, 5)), generator(0, "test"), most_rows=6)
+    with pytest.raises(BadInput, match="takes 5 products"):
+        exact.measure(dense_operator(torch.ones(1, 7, 5)), generator(0, "test"), most_products=4)
     wide = torch.ones(1, 1, 1).expand(4, 2000, 2000)
     with pytest.raises(BadInput, match=r"takes 0\.1 GiB, over the limit"):
         exact.measure(dense_operator(wide), generator(0, "test"), most_gib=0.05)

@@ -27,7 +27,7 @@ def test_products_against_the_dense_jacobian(network):
     draw = generator(0, "test", "vectors")
     v = torch.randn(3, size, generator=draw, dtype=torch.float64)
     u = torch.randn(4, 3, outputs, generator=draw, dtype=torch.float64)
-    torch.testing.assert_close(operator.matvec(v), torch.einsum("eoi,ei->eo", dense, v))
+    torch.testing.assert_close(operator.matmat(v[None])[0], torch.einsum("eoi,ei->eo", dense, v))
     torch.testing.assert_close(operator.rmatmat(u), torch.einsum("eoi,keo->kei", dense, u))
     torch.testing.assert_close(operator.rmatmat(u[:1]), operator.rmatmat(u)[:1])
     spectrum = measure(operator)
@@ -42,7 +42,7 @@ def test_adjointness(network):
     draw = generator(1, "test", "adjoint")
     v = torch.randn(operator.examples, operator.shape[1], generator=draw, dtype=torch.float64)
     u = torch.randn(operator.examples, operator.shape[0], generator=draw, dtype=torch.float64)
-    left = (operator.matvec(v) * u).sum(1)
+    left = (operator.matmat(v[None])[0] * u).sum(1)
     right = (v * operator.rmatmat(u[None])[0]).sum(1)
     torch.testing.assert_close(left, right)
 
@@ -56,7 +56,7 @@ def test_finite_differences():
     step = 1e-6
     with torch.no_grad():
         slope = (view.module(inputs + step * v) - view.module(inputs - step * v)) / (2 * step)
-    torch.testing.assert_close(operator.matvec(v), slope, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(operator.matmat(v[None])[0], slope, rtol=1e-6, atol=1e-8)
 
 
 def test_given_parameters_are_used():
@@ -101,5 +101,123 @@ def test_forward_mode_through_attention():
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).requires_grad_(False)
     operator = jacobian(describe(layer, example=torch.zeros(1, 3, 8)), torch.randn(2, 3, 8))
     v, u = torch.randn(2, 24), torch.randn(1, 2, 24)
-    left, right = (operator.matvec(v) * u[0]).sum(1), (operator.rmatmat(u)[0] * v).sum(1)
+    left, right = (operator.matmat(v[None])[0] * u[0]).sum(1), (operator.rmatmat(u)[0] * v).sum(1)
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+def dense_jacobian(function, x):
+    return torch.autograd.functional.jacobian(function, x)
+
+
+def test_layer_to_layer_maps_against_dense_jacobians():
+    net = torch.nn.Sequential(
+        torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)
+    ).double()
+    view, x = describe(net), torch.randn(2, 6, dtype=torch.float64, generator=generator(3, "test"))
+    hidden = [x]
+    for layer in net:
+        hidden.append(layer(hidden[-1]))
+    for at, of in [(0, 3), (1, 3), (1, 5), (3, 5), (0, 5)]:
+        operator = jacobian(
+            view, x, at="input" if at == 0 else str(at - 1), of="output" if of == 5 else str(of - 1)
+        )
+        for example in range(2):
+            dense = dense_jacobian(net[at:of], hidden[at][example])
+            eye = torch.eye(dense.shape[1], dtype=torch.float64)[:, None].expand(-1, 2, -1)
+            torch.testing.assert_close(operator.matmat(eye)[:, example].T, dense)
+            eye = torch.eye(dense.shape[0], dtype=torch.float64)[:, None].expand(-1, 2, -1)
+            torch.testing.assert_close(operator.rmatmat(eye)[:, example], dense)
+    features = jacobian(view, x, of="features")
+    torch.testing.assert_close(
+        features.matmat(torch.ones(1, 2, 6).double()),
+        jacobian(view, x, of="3").matmat(torch.ones(1, 2, 6).double()),
+    )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()), "hooks as found"
+
+
+def test_the_map_of_a_batch_whose_examples_are_coupled():
+    view = small_views()["conv"].using("batch")
+    inputs = labelled(view, examples=3)[0][0]
+    operator = jacobian(view, inputs, joint=True, dtype=torch.float64)
+    assert operator.examples == 1
+    twin = view.module.double().train()
+    twin_state = {k: v.clone() for k, v in twin.state_dict().items()}
+    dense = dense_jacobian(twin, inputs.double()).reshape(operator.shape)
+    twin.load_state_dict(twin_state)
+    torch.testing.assert_close(measure(operator).values[0], torch.linalg.svdvals(dense))
+
+
+@pytest.mark.parametrize("most_gib", [1e-9, 4.0])
+def test_memory_bounds_change_no_value(most_gib):
+    view = small_views()["conv"]
+    operator = jacobian(view, labelled(view)[0], dtype=torch.float64, most_gib=most_gib)
+    u = torch.randn(5, operator.examples, operator.shape[0], dtype=torch.float64)
+    v = torch.randn(5, operator.examples, operator.shape[1], dtype=torch.float64)
+    torch.testing.assert_close(operator.rmatmat(u)[2:3], operator.rmatmat(u[2:3]))
+    torch.testing.assert_close(operator.matmat(v)[2:3], operator.matmat(v[2:3]))
+    torch.testing.assert_close(operator.adjoint.matmat(u), operator.rmatmat(u))
+
+
+class Odd(torch.nn.Module):
+    """Stages that are called twice, give other structures, couple, draw, or cut the path."""
+
+    def __init__(self, kind: str = "") -> None:
+        super().__init__()
+        self.kind, self.first, self.pair, self.last = (
+            kind,
+            torch.nn.Linear(4, 4),
+            Pair(),
+            torch.nn.Linear(4, 2),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(self.first(x))
+        x = self.pair(x)["hidden"][0]
+        if self.kind == "random":
+            x = torch.nn.functional.dropout(x, 0.5, training=True)
+        if self.kind == "cut":
+            x = x.detach()
+        return self.last(x.flip(0) if self.kind == "coupled" else x)
+
+
+class Pair(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        return {"count": 1, "hidden": (self.inner(x), x)}
+
+
+def test_stages_of_other_structures():
+    net = Odd().double()
+    view, x = describe(net, example=torch.zeros(1, 4)), torch.randn(2, 4, dtype=torch.float64)
+    operator = jacobian(view, x, at="pair")
+    torch.testing.assert_close(measure(operator).values[0], torch.linalg.svdvals(net.last.weight))
+    assert jacobian(view, x, of="pair").shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "places", "message"),
+    [
+        ("", {"of": "frist"}, r"unknown stage 'frist'; did you mean first\?"),
+        ("", {"at": ""}, r"unknown stage ''; known: features, first, input, last, output, pair"),
+        ("", {"of": "first"}, r"the stage 'first' is called 2 times in a forward pass, expected 1"),
+        ("", {"at": "last", "of": "pair"}, r"no differentiable path from last to pair: it is the wrong way"),
+        ("random", {}, r"gives another output each time \(dropout or noise"),
+        ("cut", {}, r"there is no differentiable path from input to output"),
+        ("coupled", {}, r"depends on the others .* take joint=True"),
+    ],
+)
+def test_places_that_have_no_jacobian(kind, places, message):
+    view = describe(Odd(kind), example=torch.zeros(1, 4))
+    with pytest.raises(BadInput, match=message):
+        jacobian(view, torch.randn(3, 4), **places)
+
+
+def test_parameters_that_are_not_finite_are_named():
+    view = small_views()["mlp"]
+    with torch.no_grad():
+        view.params()[view.weights[1].name][0, 0] = torch.nan
+    with pytest.raises(BadInput, match=f"the parameter {view.weights[1].name} holds NaN or infinity"):
+        jacobian(view, labelled(view)[0])

@@ -1,4 +1,4 @@
-"""All singular values, from the rows of the map (one backward pass per output)."""
+"""All singular values, from the rows of the map, or from its columns where they are fewer."""
 
 from __future__ import annotations
 
@@ -18,36 +18,41 @@ def measure(
     operator: Operator,
     generator: torch.Generator,
     *,
-    rows_at_once: Count = 16,
-    most_rows: Count = 4096,
+    at_once: Count = 16,
+    most_products: Count = 4096,
     most_gib: Positive = 8.0,
 ) -> Spectrum:
     """min(outputs, inputs) float64 singular values per example; NaN where the map is not finite.
 
-    ``rows_at_once`` backward passes are batched; 1 batches none, for operations that cannot be. The values
-    come from the triangular factor of each example's transposed matrix, which keeps small ones accurate.
-    Memory: the whole map in the operator's dtype, and one example of it twice in float64.
+    ``at_once`` products are batched; 1 batches none, for operations that cannot be. The values come from the
+    triangular factor of each example's transposed matrix, which keeps small ones accurate. Cost: min(outputs,
+    inputs) products, backward passes for rows and forward-mode passes for columns. Memory: the whole map in
+    the operator's dtype, and one example of it twice in float64.
 
     Raises:
-        BadInput: the map has more than ``most_rows`` outputs, or takes more than ``most_gib`` GiB.
+        BadInput: it takes more than ``most_products``, or the map more than ``most_gib`` GiB.
     """
     del generator  # nothing is random here
-    outputs, inputs = operator.shape
-    if outputs > most_rows:
+    if operator.shape[0] > operator.shape[1]:
+        operator = operator.adjoint
+    small, large = operator.shape
+    if small > most_products:
         raise BadInput(
-            f"an exact spectrum takes {outputs} backward passes, over the limit most_rows={most_rows}"
+            f"an exact spectrum takes {small} products, over the limit most_products={most_products}; "
+            "an estimate takes fewer (recipe: measure.method)"
         )
-    needed = operator.examples * outputs * inputs * operator.dtype.itemsize / 2**30
+    needed = operator.examples * small * large * operator.dtype.itemsize / 2**30
     if needed > most_gib:
         raise BadInput(
-            f"an exact spectrum of {operator.examples} maps of {outputs} x {inputs} takes {needed:.1f} GiB, "
+            f"an exact spectrum of {operator.examples} maps of {small} x {large} takes {needed:.1f} GiB, "
             f"over the limit most_gib={most_gib:g}; take fewer examples (recipe: measure.examples)"
         )
-    rows = torch.empty(operator.examples, outputs, inputs, dtype=operator.dtype, device=operator.device)
-    for start in range(0, outputs, rows_at_once):
-        products = operator.rmatmat(_unit_vectors(operator, start, min(start + rows_at_once, outputs)))
+    rows = torch.empty(operator.examples, small, large, dtype=operator.dtype, device=operator.device)
+    for start in range(0, small, at_once):
+        products = operator.rmatmat(_unit_vectors(operator, start, min(start + at_once, small)))
         rows[:, start : start + len(products)] = products.transpose(0, 1)
-    return Spectrum(torch.stack([singular_values(example) for example in rows]))
+    values = torch.stack([singular_values(example) for example in rows])
+    return Spectrum(values, top=values, method=f"all {small} singular values")
 
 
 def _unit_vectors(operator: Operator, start: int, end: int) -> Tensor:
