@@ -15,7 +15,7 @@ restore_            move the kept entries towards isometry
 hold                keep the removed entries at zero while an optimizer trains
 save, load          sparse safetensors checkpoints
 run                 a whole experiment from a recipe
-View, Mask, Step, Recipe   the values that go in and out
+View, Mask, Step, Recipe, InitPolicy   the values that go in and out
 ==================  =====================================================================
 """
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sigprune.values.view import View
     from sigprune.verbs.checkpoint import load, save
     from sigprune.verbs.holding import hold
+    from sigprune.verbs.init_policy import InitPolicy
     from sigprune.verbs.initialising import reinit_
     from sigprune.verbs.isometry import restore_
     from sigprune.verbs.measuring import measure
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "InitPolicy": "verbs.init_policy",
     "Mask": "values.mask",
     "Recipe": "recipe",
     "Step": "base.family",
@@ -63,6 +65,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "InitPolicy",
     "Mask",
     "Recipe",
     "Step",
