@@ -8,6 +8,7 @@ describe            a model -> View
 reinit_             fresh, orthogonal values for every weight; gates opened
 jacobian            the input-output Jacobian of a view, as a linear operator
 measure             its singular values
+calibrate_          scale the network until they have the wanted mean square
 verify              findings: finite output, singular values in bounds, no collapsed weight
 prune               choose a Mask
 apply_              set the removed entries to zero
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sigprune.values.mask import Mask
     from sigprune.values.operator import jacobian
     from sigprune.values.view import View
+    from sigprune.verbs.calibrating import calibrate_
     from sigprune.verbs.checkpoint import load, save
     from sigprune.verbs.holding import hold
     from sigprune.verbs.init_policy import InitPolicy
@@ -50,6 +52,7 @@ _HOMES = {
     "Step": "base.family",
     "View": "values.view",
     "apply_": "verbs.pruning",
+    "calibrate_": "verbs.calibrating",
     "describe": "verbs.opening",
     "hold": "verbs.holding",
     "jacobian": "values.operator",
@@ -71,6 +74,7 @@ __all__ = [
     "Step",
     "View",
     "apply_",
+    "calibrate_",
     "describe",
     "hold",
     "jacobian",

@@ -38,6 +38,11 @@ class InitPolicy:
             ones.
         head: classifiers. Their singular values are part of the Jacobian's like those of all others.
         norms: ``reset`` (scales 1, shifts 0, statistics fresh) or ``keep``; None: as the weights.
+
+    Example:
+        >>> from sigprune import InitPolicy, describe, open_model, reinit_
+        >>> view = describe(open_model("timm:test_efficientnet"))
+        >>> _ = reinit_(view, "orthogonal", policy=InitPolicy(depthwise="delta_orthogonal", head="keep"))
     """
 
     depthwise: Chosen = "method"
