@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
+from sigprune.verbs.calibrating import calibrate_, scaled_part
 from sigprune.verbs.checkpoint import load, save
 from sigprune.verbs.init_policy import Treatment, treatments
 from sigprune.verbs.initialising import reinit_
@@ -97,6 +99,8 @@ class _Experiment:
     scores: dict[str, Plain] = field(default_factory=dict)
     seconds: dict[str, Plain] = field(default_factory=dict)
     treated: tuple[Treatment, ...] = ()
+    calibrations: list[Plain] = field(default_factory=list)
+    scales: defaultdict[str, float] = field(default_factory=lambda: defaultdict(lambda: 1.0))
     setting: Setting = field(init=False)
     view: View = field(init=False)
 
@@ -135,12 +139,26 @@ class _Experiment:
             policy = policy_of(self.recipe)
             self.treated = treatments(self.view, init.method, init.gates, policy)
             opened = reinit_(self.view, init.method, seed=self.recipe.seed, gates=init.gates, policy=policy)
-        changed = any(not one.kept for one in self.treated if one.part != "gates") or bool(opened)
+        self.calibrate("after init")
         kept = model.pretrained and init.method is None
         self.told["model"] = facts.of_model(self.view, model.ref, opened, kept=kept)
         self.told["init"] = facts.of_init(self.view, self.treated)
-        if changed:
+        redrawn = any(not one.kept for one in self.treated if one.part != "gates")
+        if redrawn or opened or init.calibrate:
             self.look("after init")
+
+    def calibrate(self, moment: str) -> None:
+        """Scale the network to the singular values that the recipe wants, if it wants any."""
+        if self.recipe.init.calibrate is None:
+            return
+        setting, target = self.setting, self.recipe.init.calibrate
+        with self.step(f"calibrate {moment}") as tell:
+            done = calibrate_(
+                setting.measured_view, self.measured(), target=target, seed=self.recipe.seed, report=tell
+            )
+        self.calibrations.append(facts.of_calibration(moment, done))
+        for weight in self.view.weights:
+            self.scales[weight.name] *= done.factors.get(scaled_part(weight), 1.0)
 
     def look(self, moment: str) -> Spectrum:
         """Measure the Jacobian's singular values on a fixed few training examples."""
@@ -166,10 +184,11 @@ class _Experiment:
 
     def restore(self, isometry: Step, mask: Mask) -> Spectrum:
         """Restore isometry at the gains of the initialisation, and look again."""
-        gains = {name: one.gain for one in self.treated for name in one.names}
+        gains = {name: one.gain * self.scales[name] for one in self.treated for name in one.names}
         with self.step("isometry") as tell:
             done = restore_(self.view, mask, isometry, gain=gains, report=tell)
         self.told["isometry"] = facts.of_restoration(isometry.name, done)
+        self.calibrate("after isometry")
         return self.look("after isometry")
 
     def judge(self, spectrum: Spectrum, pruned: Pruned) -> None:
@@ -230,6 +249,7 @@ class _Experiment:
             "versions": facts.of_versions(next(self.view.module.parameters()).device),
             "findings": self.findings,
             "signal": self.signal,
+            "calibration": self.calibrations,
             "mask": facts.of_mask(self.view, mask),
             "evaluation": self.scores,
             "files": {name: dict(about) for name, about in files.items()},

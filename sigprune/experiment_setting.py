@@ -39,10 +39,14 @@ class Setting:
         """Such a choice as one batch."""
         return next(iter(self.batches(purpose, count, count)))
 
+    @property
+    def measured_view(self) -> View:
+        """The view that is measured: batch statistics would couple the examples, fresh ones serve."""
+        return self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
+
     def operator(self) -> Operator:
-        """The Jacobian at the measured examples; batch statistics would couple them: fresh ones serve."""
-        view = self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
-        return jacobian(view, self.examples("measure", self.recipe.measure.examples))
+        """The Jacobian at the measured examples."""
+        return jacobian(self.measured_view, self.examples("measure", self.recipe.measure.examples))
 
     def train(self) -> Split:
         """The whole train split."""

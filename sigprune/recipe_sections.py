@@ -98,6 +98,8 @@ class Init(Section):
             null, else ``reset``.
         gates: ``open`` sets the scales that close residual branches to 1: behind a closed one every gradient
             score is zero.
+        calibrate: root mean square singular value of the Jacobian that the network is scaled to, after
+            initialisation and again after restoring isometry (1 for isometry); null: not scaled.
     """
 
     method: Annotated[Step, Choose(inits, "init.method", "orthogonal")] | None = Step("orthogonal")
@@ -108,6 +110,7 @@ class Init(Section):
     head: Annotated[Part, Choose(inits, "init.head", words=("method", "keep"))] = "method"
     norms: Literal["reset", "keep"] = Field(default=cast(Literal["reset"], None))
     gates: Literal["open", "keep"] = "open"
+    calibrate: float | None = Field(default=None, gt=0)
 
     @field_validator("embedding", "norms", mode="before")
     @classmethod

@@ -111,6 +111,25 @@ def test_a_fresh_head_on_kept_weights_and_standardised_weights(tmp_path):
     assert changed <= {"head.fc.weight", *fresh_names(kept)}
 
 
+def test_calibration_scales_to_isometry_and_restoration_aims_at_what_it_found(tmp_path):
+    report = run(recipe("timm", init={"calibrate": 1.0}, train={"epochs": 0}, baselines=[]), tmp_path / "run")
+    first, second = report.facts["calibration"]
+    assert (first["moment"], second["moment"]) == ("after init", "after isometry")
+    levels = {m["moment"]: m["summary"]["mean_square"] ** 0.5 for m in report.facts["signal"]}
+    assert first["before"] < 0.5
+    for moment, done in (("after init", first), ("after isometry", second)):
+        assert done["after"] == pytest.approx(1, abs=0.1)
+        assert levels[moment] == pytest.approx(done["after"], rel=0.2)
+    gain = first["factors"]["weights"]
+    module = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
+    again = second["factors"].get("weights", 1.0)
+    stem = torch.linalg.svdvals(module.conv1[0].weight.detach().flatten(1))
+    assert float(stem.mean()) == pytest.approx(gain * again, rel=0.25)
+    assert "- calibrated after init: weights by" in (tmp_path / "run" / "README.md").read_text(
+        encoding="utf-8"
+    )
+
+
 def fresh_names(report: Report) -> set[str]:
     """What pruning may have changed."""
     return {layer["name"] for layer in report.facts["mask"]["layers"]}

@@ -18,6 +18,7 @@ from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import singular_values
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
+from sigprune.verbs.calibrating import Calibration
 from sigprune.verbs.init_policy import Treatment
 from sigprune.verbs.isometry import Restoration
 from sigprune.verbs.opening import split_ref
@@ -78,6 +79,16 @@ def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:
 def of_restoration(method: str, done: Restoration) -> dict[str, Plain]:
     """Residuals per weight before and after."""
     return {"method": method, "before": dict(done.before), "after": dict(done.after)}
+
+
+def of_calibration(moment: str, done: Calibration) -> dict[str, Plain]:
+    """What the network was scaled by, and the root mean square singular value before and after."""
+    return {
+        "moment": moment,
+        "before": done.before,
+        "after": done.after,
+        "factors": {str(k): v for k, v in done.factors.items()},
+    }
 
 
 def of_mask(view: View, mask: Mask) -> dict[str, Plain]:

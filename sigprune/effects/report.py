@@ -28,6 +28,7 @@ _GROUPS: Mapping[str, type | tuple[type, ...]] = MappingProxyType({
     "model": dict,
     "init": list,
     "signal": list,
+    "calibration": list,
     "isometry": (dict, type(None)),
     "findings": list,
     "mask": dict,

@@ -81,6 +81,15 @@ class PartFacts(TypedDict):
     reason: str
 
 
+class CalibrationFacts(TypedDict):
+    """Root mean square singular value before and after parts of the network were scaled by factors."""
+
+    moment: str
+    before: Number
+    after: Number
+    factors: dict[str, float]
+
+
 class IsometryFacts(TypedDict):
     """Residual ``|| B Bᵀ - I ||_F`` of every weight before and after restoring isometry."""
 
@@ -105,6 +114,7 @@ class ReportData(TypedDict):
     model: ModelFacts
     init: list[PartFacts]
     signal: list[Moment]
+    calibration: list[CalibrationFacts]
     isometry: IsometryFacts | None
     findings: list[FindingFacts]
     mask: MaskFacts

@@ -122,6 +122,10 @@ def provenance(report: Report) -> str:
     ]
     if opened:
         lines.append(f"- {len(opened)} gates of residual branches opened before scoring")
+    for done in facts["calibration"]:
+        scaled = ", ".join(f"{part} by {factor:.4g}" for part, factor in done["factors"].items()) or "nothing"
+        levels = f"{number(done['before']):.3g} to {number(done['after']):.3g}"
+        lines.append(f"- calibrated {done['moment']}: {scaled} (root mean square singular value {levels})")
     if facts["isometry"]:
         before, after = (_mean(facts["isometry"][key]) for key in ("before", "after"))
         lines.append(

@@ -16,6 +16,7 @@ from sigprune.base.seeds import generator
 from sigprune.values.batch import BatchLike
 from sigprune.values.operator import jacobian
 from sigprune.values.view import View, expect_view
+from sigprune.values.weight import Weight
 from sigprune.verbs.init_policy import TABLES, Part, part_of
 
 RANGES: Mapping[Part, float] = MappingProxyType({"embeddings": 1e3, "weights": 4.0, "heads": 1e6})
@@ -116,14 +117,17 @@ def calibrate_(
     return Calibration(target * before, target * now, MappingProxyType(factors))
 
 
+def scaled_part(weight: Weight) -> Part:
+    """The part that a weight is scaled with: depthwise kernels go with all others."""
+    part = part_of(weight)
+    return "weights" if part == "depthwise kernels" else part
+
+
 def _parts(view: View) -> dict[Part, list[Tensor]]:
     params = view.params()
     found: dict[Part, list[Tensor]] = {part: [] for part in RANGES}
     for weight in view.weights:
-        part = part_of(weight)
-        found["weights" if part == "depthwise kernels" else part].append(
-            params[weight.magnitude or weight.name]
-        )
+        found[scaled_part(weight)].append(params[weight.magnitude or weight.name])
     found["embeddings"] += [params[name] for name, reason in view.skipped.items() if reason in TABLES]
     if not any(weight.role == "embedding" for weight in view.weights):
         found["embeddings"] = []  # an image is not looked up: its scale is that of the data

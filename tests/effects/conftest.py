@@ -98,6 +98,7 @@ def make_data(layers: dict[str, int] = LAYERS) -> dict[str, object]:
             moment("after pruning", np.where(spread < 0.4, 0.0, 0.003 * spread)),
             moment("after isometry", 0.6 * np.exp(0.5 * stream.normal(size=80))),
         ],
+        "calibration": [],
         "isometry": {
             "method": "gradient_descent",
             "before": {name: 9.5 for name in layers},

@@ -1,0 +1,110 @@
+"""Mean singular values of the input-output Jacobian of full-size networks: dense, pruned, restored.
+
+Fresh orthogonal weights (gain 1, gates open), calibrated to a root mean square of 1; then SNIP at sparsity 0.9 on
+random inputs with random labels, isometry restored, calibrated again. Every mean is over the exact spectrum at one
+random input, of logits with respect to pixels or embedded tokens.
+
+    python benchmarks/signal_at_scale.py timm:resnet50 transformers:bert
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+
+from sigprune.base.family import Step
+from sigprune.base.seeds import generator
+from sigprune.values.batch import Batch
+from sigprune.values.operator import jacobian
+from sigprune.values.view import View
+from sigprune.verbs.calibrating import calibrate_
+from sigprune.verbs.initialising import reinit_
+from sigprune.verbs.isometry import restore_
+from sigprune.verbs.measuring import measure
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning import apply_, prune
+
+MODELS = (
+    "timm:vit_small_patch16_224", "timm:resnet50", "timm:convnext_tiny", "transformers:bert", "transformers:gpt2",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--examples", type=int, default=16, help="that SNIP scores with")
+    arguments = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n", flush=True)
+    print("| model, BatchNorm | moment | mean JSV | rms | scaled by | seconds |\n|---|---|---|---|---|---|")
+    for model in arguments.models:
+        look_at(model, arguments.sparsity, arguments.examples)
+
+
+def look_at(name: str, sparsity: float, examples: int) -> None:
+    """One row for each moment."""
+    view = describe(open_model(name))
+    x = inputs(view, 1, "measure")
+    row(name, "as opened", view, x)
+    reinit_(view, Step("orthogonal"))
+    row(name, "orthogonal, gain 1", view, x)
+    done = calibrate_(view, x)
+    row(name, "calibrated", view, x, done.factors)
+    labels = torch.randint(classes(view, x), (examples,), generator=generator(0, "labels"))
+    start = time.perf_counter()
+    mask = prune(
+        view,
+        sparsity=sparsity,
+        score="snip",
+        batches=[replace(inputs(view, examples, "snip"), labels=labels)],
+    )
+    apply_(view, mask)
+    row(name, f"SNIP {sparsity:g}", view, x, seconds=time.perf_counter() - start)
+    gains = dict.fromkeys((weight.name for weight in view.weights), done.factors.get("weights", 1.0))
+    gains |= {w.name: done.factors.get("heads", 1.0) for w in view.weights if w.role == "head"}
+    start = time.perf_counter()
+    restore_(view, mask, gain=gains)
+    row(name, "isometry restored", view, x, seconds=time.perf_counter() - start)
+    done = calibrate_(view, x)
+    row(name, "calibrated again", view, x, done.factors)
+
+
+def row(
+    name: str, moment: str, view: View, x: Batch, factors: object = None, *, seconds: float | None = None
+) -> None:
+    summary = measure(jacobian(view, x), Step("exact")).summary()
+    scaled = ", ".join(f"{part} {value:.3g}" for part, value in dict(factors or {}).items())
+    took = "" if seconds is None else f"{seconds:.0f}"
+    norm = f", {view.batchnorm}" if "Norm" in str(type(view.module)) else ""
+    print(
+        f"| {name}{norm} | {moment} | {summary.mean:.3g} | {summary.mean_square**0.5:.3g} | {scaled} | {took} |",
+        flush=True,
+    )
+
+
+def inputs(view: View, examples: int, purpose: str) -> Batch:
+    """Gaussian pixels, or the example's tokens drawn at random."""
+    draw, found = generator(0, "inputs", purpose), {}
+    for key, value in view.example.inputs.items():
+        shape = (examples, *value.shape[1:])
+        if value.is_floating_point():
+            found[key] = torch.randn(shape, generator=draw)
+        elif "mask" in key:
+            found[key] = torch.ones(shape, dtype=value.dtype)
+        else:
+            found[key] = torch.randint(1000, shape, generator=draw)
+    return Batch(found)
+
+
+def classes(view: View, x: Batch) -> int:
+    with torch.no_grad():
+        return view.forward({}, x).shape[1]
+
+
+if __name__ == "__main__":
+    main()
