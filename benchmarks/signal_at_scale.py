@@ -1,10 +1,10 @@
 """Mean singular values of the input-output Jacobian of full-size networks: dense, pruned, restored.
 
-Fresh orthogonal weights (gain 1, gates open), calibrated to a root mean square of 1; then SNIP at sparsity 0.9 on
-random inputs with random labels, isometry restored, calibrated again. Every mean is over the exact spectrum at one
-random input, of logits with respect to pixels or embedded tokens.
+Fresh orthogonal weights (gain 1, gates open), calibrated to a root mean square of 1; then SNIP at sparsity
+0.9 on random inputs with random labels, isometry restored, calibrated again. Every mean is over the exact
+spectrum at one random input, of logits with respect to pixels or embedded tokens.
 
-    python benchmarks/signal_at_scale.py timm:resnet50 transformers:bert
+    python benchmarks/signal_at_scale.py resnet50 bert
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import time
 from dataclasses import replace
 
 import torch
+from transformers import CONFIG_MAPPING
 
-from sigprune.base.family import Step
+from sigprune.base.family import Plain, Step
 from sigprune.base.seeds import generator
 from sigprune.values.batch import Batch
 from sigprune.values.operator import jacobian
@@ -27,9 +28,8 @@ from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.pruning import apply_, prune
 
-MODELS = (
-    "timm:vit_small_patch16_224", "timm:resnet50", "timm:convnext_tiny", "transformers:bert", "transformers:gpt2",
-)  # fmt: skip
+MODELS = ("vit_small_patch16_224", "resnet50", "convnext_tiny", "bert", "gpt2")
+ARGS: dict[str, dict[str, Plain]] = {"gpt2": {"pad_token_id": 0}}
 
 
 def main() -> None:
@@ -41,14 +41,15 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=16, help="that SNIP scores with")
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n", flush=True)
-    print("| model, BatchNorm | moment | mean JSV | rms | scaled by | seconds |\n|---|---|---|---|---|---|")
+    print("| model | moment | mean JSV | rms | scaled by | seconds |\n|---|---|---|---|---|---|")
     for model in arguments.models:
         look_at(model, arguments.sparsity, arguments.examples)
 
 
 def look_at(name: str, sparsity: float, examples: int) -> None:
     """One row for each moment."""
-    view = describe(open_model(name))
+    library = "transformers" if name in CONFIG_MAPPING else "timm"
+    view = describe(open_model(f"{library}:{name}", args=ARGS.get(name)))
     x = inputs(view, 1, "measure")
     row(name, "as opened", view, x)
     reinit_(view, Step("orthogonal"))
@@ -57,12 +58,8 @@ def look_at(name: str, sparsity: float, examples: int) -> None:
     row(name, "calibrated", view, x, done.factors)
     labels = torch.randint(classes(view, x), (examples,), generator=generator(0, "labels"))
     start = time.perf_counter()
-    mask = prune(
-        view,
-        sparsity=sparsity,
-        score="snip",
-        batches=[replace(inputs(view, examples, "snip"), labels=labels)],
-    )
+    batch = replace(inputs(view, examples, "snip"), labels=labels)
+    mask = prune(view, sparsity=sparsity, score="snip", batches=[batch])
     apply_(view, mask)
     row(name, f"SNIP {sparsity:g}", view, x, seconds=time.perf_counter() - start)
     gains = dict.fromkeys((weight.name for weight in view.weights), done.factors.get("weights", 1.0))
@@ -80,11 +77,8 @@ def row(
     summary = measure(jacobian(view, x), Step("exact")).summary()
     scaled = ", ".join(f"{part} {value:.3g}" for part, value in dict(factors or {}).items())
     took = "" if seconds is None else f"{seconds:.0f}"
-    norm = f", {view.batchnorm}" if "Norm" in str(type(view.module)) else ""
-    print(
-        f"| {name}{norm} | {moment} | {summary.mean:.3g} | {summary.mean_square**0.5:.3g} | {scaled} | {took} |",
-        flush=True,
-    )
+    print(f"| {name} | {moment} | {summary.mean:.3g} | {summary.mean_square**0.5:.3g}", end=" ")
+    print(f"| {scaled} | {took} |", flush=True)
 
 
 def inputs(view: View, examples: int, purpose: str) -> Batch:

@@ -179,14 +179,15 @@ class _Search:
 
 
 def _root_mean_square(view: View, batch: BatchLike, probes: int, seed: int) -> float:
-    """sqrt(||J||²_F / min(outputs, inputs)): E ||Jᵀ u||² = ||J||²_F for Gaussian u (Hutchinson 1989)."""
+    """sqrt(||J||²_F / min(outputs, inputs)): E ||Jᵀ u||² = ||J||²_F for Gaussian u (Hutchinson 1989).
+
+    With no more outputs than probes the sum over unit vectors is exact.
+    """
     operator = jacobian(view, batch)
-    draws = torch.randn(
-        probes,
-        operator.examples,
-        operator.shape[0],
-        generator=generator(seed, "calibrate"),
-        dtype=torch.float64,
-    )
-    products = operator.rmatmat(draws.to(operator.device, operator.dtype)).double()
+    outputs = operator.shape[0]
+    draws = math.sqrt(outputs) * torch.eye(outputs, dtype=torch.float64)[:, None]
+    if outputs > probes:
+        draws = torch.randn(probes, 1, outputs, generator=generator(seed, "calibrate"), dtype=torch.float64)
+    draws = draws.expand(-1, operator.examples, -1).to(operator.device, operator.dtype)
+    products = operator.rmatmat(draws).double()
     return math.sqrt(float(products.square().sum(2).mean()) / min(operator.shape))
