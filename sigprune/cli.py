@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sigprune import __version__
+from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain
 from sigprune.cli_process import guarded
 
@@ -144,8 +145,12 @@ def spectrum(
     model: Model,
     *,
     init: Annotated[
-        str, typer.Option(help="initialisers to compare, with commas between")
-    ] = "orthogonal,kaiming",
+        str | None, typer.Option(help="initialisers to compare, with commas between (orthogonal,kaiming)")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="PATH=A,B,...", help="compare values of the recipe, e.g. init.gates=open,keep"),
+    ] = None,
     data: Annotated[str, typer.Option(help="data set")] = "digits",
     size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
@@ -155,16 +160,23 @@ def spectrum(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Singular values of the input-output Jacobian, as opened and after each initialiser."""
+    """Singular values of the input-output Jacobian, as opened and after each initialisation."""
     from sigprune.cli_progress import watch
     from sigprune.cli_tables import console, print_json, print_signal
     from sigprune.experiment_survey import spectra_under
 
+    if init is not None and compare is not None:
+        raise BadInput("--init A,B is --compare init.method=A,B: give one of them")
+    path, values = _compared(compare or f"init.method={init or 'orthogonal,kaiming'}")
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
     given = [*chosen, f"measure.examples={examples}", *(settings or ())]
-    recipe = _recipe(model, _own(model, pretrained), seed, given)
-    names = [name.strip() for name in init.split(",") if name.strip()]
-    moments = spectra_under(recipe, names, watch(quiet=quiet))
+    variants = {
+        f"after {value}" if path == "init.method" else f"{path}={value}": _recipe(
+            model, _own(model, pretrained), seed, [*given, f"{path}={value}"]
+        )
+        for value in values
+    }
+    moments = spectra_under(variants, watch(quiet=quiet))
     print_json(moments) if as_json else print_signal(console(), moments)
 
 
@@ -235,6 +247,18 @@ def _recipe(model: str, pretrained: bool, seed: int, settings: Sequence[str]) ->
         "model": {"ref": model, "pretrained": pretrained},
     }
     return parse_recipe(override(start, settings))
+
+
+def _compared(text: str) -> tuple[str, list[str]]:
+    """The path and the values of ``PATH=A,B``; commas inside brackets separate nothing."""
+    path, equals, rest = text.partition("=")
+    values = [value.strip() for value in re.split(r",(?![^{\[]*[}\]])", rest) if value.strip()]
+    if not equals or not values:
+        raise BadInput(f"--compare {text}: expected PATH=A,B, for example init.method=orthogonal,kaiming")
+    path = {"init": "init.method"}.get(path.strip(), path.strip())
+    if path.split(".")[0] not in {"model", "data", "init", "measure", "seed"}:
+        raise BadInput(f"--compare {path}: it changes nothing before pruning; compare what init or model say")
+    return path, values
 
 
 def _own(model: str, pretrained: bool | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import cast
 
@@ -16,10 +16,10 @@ from sigprune.base.progress import Progress
 from sigprune.effects import facts
 from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting, policy_of
-from sigprune.families.inits import inits
 from sigprune.recipe import Recipe
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
+from sigprune.verbs.calibrating import calibrate_
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe, library_of, open_model, split_ref
@@ -74,30 +74,36 @@ def _to_look_at(recipe: Recipe) -> nn.Module:
     return open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed)
 
 
-def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> list[Moment]:
-    """Singular values of the Jacobian as opened, and after each initialiser.
+def spectra_under(variants: Mapping[str, Recipe], progress: Progress) -> list[Moment]:
+    """Singular values of the Jacobian as opened, and after the initialisation of each recipe.
 
     Args:
-        recipe: model, data, measure, gates and seed are read.
-        names: members of the inits family.
+        variants: title -> recipe; its model, data, init, measure and seed are read.
         progress: told about each measurement.
 
     Returns:
         One row per moment, as in the ``signal`` group of a report.
     """
-    steps = [inits.resolve(name) for name in names]
-    policy = policy_of(recipe)
+    first = next(iter(variants.values()))
+    return [
+        _look("as opened", first, progress, initialise=False),
+        *(_look(title, recipe, progress, initialise=True) for title, recipe in variants.items()),
+    ]
+
+
+def _look(title: str, recipe: Recipe, progress: Progress, *, initialise: bool) -> Moment:
+    init, seed = recipe.init, recipe.seed
     with progress.step("open"):
         setting = open_setting(recipe)
-    moments = []
-    for step in (None, *steps):
-        title = "as opened" if step is None else f"after {step.name}"
-        if step is not None:
-            reinit_(setting.view, step, seed=recipe.seed, gates=recipe.init.gates, policy=policy)
-        with progress.step(f"measure {title}") as tell:
-            spectrum = measure(setting.operator(), recipe.measure.method, seed=recipe.seed, report=tell)
-        moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))
-    return moments
+    if initialise:
+        reinit_(setting.view, init.method, seed=seed, gates=init.gates, policy=policy_of(recipe))
+        if init.calibrate is not None:
+            with progress.step(f"calibrate {title}") as tell:
+                examples = setting.examples("measure", recipe.measure.examples)
+                calibrate_(setting.measured_view, examples, target=init.calibrate, seed=seed, report=tell)
+    with progress.step(f"measure {title}") as tell:
+        spectrum = measure(setting.operator(), recipe.measure.method, seed=seed, report=tell)
+    return cast("Moment", facts.of_spectrum(title, spectrum))
 
 
 def _plain(fields: dict[str, object]) -> dict[str, Plain]:

@@ -261,6 +261,28 @@ def test_show_does_not_make_what_would_not_fit(capsys):
     assert not json.loads(call(capsys, "show", "timm:test_resnet", "--json")[1])["sketched"]
 
 
+def test_spectrum_compares_any_value_of_the_recipe(capsys):
+    start = ["spectrum", "timm:test_resnet", "--examples", "2", "--size", "32", "--json"]
+    code, out, _ = call(capsys, *start, "--compare", "init.gates=open,keep")
+    opened, first, second = json.loads(out)
+    assert code == 0
+    assert [m["moment"] for m in (first, second)] == ["init.gates=open", "init.gates=keep"]
+    assert first["summary"]["mean"] > second["summary"]["mean"]
+    steps = "init={name: orthogonal, gain: 1.5}, lecun"
+    gained = json.loads(call(capsys, *start, "--compare", steps, "--set", "init.calibrate=1")[1])
+    assert [m["moment"] for m in gained[1:]] == ["after {name: orthogonal, gain: 1.5}", "after lecun"]
+    assert all(m["summary"]["mean_square"] == pytest.approx(1, abs=0.3) for m in gained[1:])
+    assert gained[0] == opened
+    for bad, message in [
+        ("init", "expected PATH=A,B"),
+        ("prune.sparsity=0.5,0.9", "it changes nothing before pruning"),
+        ("init.gats=open", "init.gats: unknown key; did you mean gates?"),
+    ]:
+        code, _, err = call(capsys, *start, "--compare", bad)
+        assert code == 2
+        assert message in err
+
+
 def test_spectrum_compares_initialisers(capsys):
     arguments = [
         "spectrum",
