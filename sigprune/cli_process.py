@@ -48,7 +48,6 @@ def _prepare(*, quiet: bool) -> None:
     """Settings that libraries read when imported; SIGTERM as Ctrl-C, so that temporary folders vanish."""
     # threads that spin while they wait slow each other down many times where cores are shared
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the last of its retries is told as an error
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

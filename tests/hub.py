@@ -1,9 +1,8 @@
 """A read-only Hub on loopback: it serves local folders the way the real clients ask for them.
 
-Each commit id is the digest of a repository's files. ``user/repo`` is its branch main, ``user/repo@name``
-another branch. A repository with a file ``.gated`` answers those only who send the token in that file. Xet
-and uploads are not spoken. The environment variable
-``HF_ENDPOINT`` points clients at it (it is read when they are imported: they run in processes of their own).
+Each commit id is the digest of a repository's files; every branch name leads to it. Xet and uploads are not
+spoken. The environment variable ``HF_ENDPOINT`` points clients at it (it is read when they are imported, so
+they run in a process of their own).
 """
 
 from __future__ import annotations
@@ -65,16 +64,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif "resolve" in parts:
             at = parts.index("resolve")
             kind = parts[0] if parts[0] in KINDS else "models"
-            self._file(kind, parts[at - 2 : at], parts[at + 1], "/".join(parts[at + 2 :]))
+            self._file(kind, parts[at - 2 : at], "/".join(parts[at + 2 :]))
         else:
             self._send(404, b"")
 
     def _api(self, kind: str, repo: list[str], rest: list[str]) -> None:
-        at = rest[1] if rest[:1] in (["revision"], ["tree"], ["paths-info"]) else "main"
-        folder = self._open(kind, repo, at)
-        if folder is None:
+        folder = self.root.joinpath(kind, *repo)
+        if not folder.is_dir():
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             return
-        files = _files(folder)
+        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
         commit = _commit(files)
         rows = [_row(folder, p) for p in sorted(folder.rglob("*"))]
         if rest[:1] == ["tree"]:
@@ -93,36 +92,14 @@ class _Handler(BaseHTTPRequestHandler):
                 "tags": [],
             })
 
-    def _open(self, kind: str, repo: list[str], revision: str) -> Path | None:
-        """The folder of a revision; None once the client was told why it cannot have it."""
-        user, name = repo
-        main, home = self.root / kind / user / name, self.root / kind / user
-        if not main.is_dir():
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif (main / ".gated").is_file() and not self._trusted((main / ".gated").read_text()):
-            known = "Authorization" in self.headers
-            self._send(403 if known else 401, b"", {"X-Error-Code": "GatedRepo"})
-        else:
-            folders = [main, *home.glob(f"{name}@*")]
-            by_name = {folder.name.partition("@")[2] or "main": folder for folder in folders}
-            found = by_name | {_commit(_files(folder)): folder for folder in folders}
-            if revision in found:
-                return found[revision]
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        return None
-
-    def _trusted(self, token: str) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {token}"
-
-    def _file(self, kind: str, repo: list[str], revision: str, name: str) -> None:
-        folder = self._open(kind, repo, revision)
-        if folder is None:
-            return
+    def _file(self, kind: str, repo: list[str], name: str) -> None:
+        folder = self.root.joinpath(kind, *repo)
         path = folder / name
-        if not path.is_file():
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": _commit(_files(folder))})
+        if not folder.is_dir() or not path.is_file():
+            code = "EntryNotFound" if folder.is_dir() else "RepoNotFound"
+            self._send(404, b"", {"X-Error-Code": code})
             return
-        files = _files(folder)
+        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
         self._send(200, path.read_bytes(), {"ETag": f'"{_digest(path)}"', "X-Repo-Commit": _commit(files)})
 
     def _json(self, value: object) -> None:
@@ -136,10 +113,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def _row(folder: Path, path: Path) -> dict[str, str | int]:

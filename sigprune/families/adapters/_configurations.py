@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from sigprune.base.errors import BadInput, UnknownName, one_line
 from sigprune.base.family import Plain
-from sigprune.families.adapters._sources import plain_name, read_config, split_source
+from sigprune.families.adapters._sources import plain_name, split_source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -46,20 +46,9 @@ def configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig
 
 
 def _read(source: str) -> PretrainedConfig:
-    import transformers
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import AutoConfig
 
     place, revision = split_source(source)
-    found = read_config(source)
-    kind = str(found.get("model_type", ""))
-    if kind not in CONFIG_MAPPING:
-        if "auto_map" in found:
-            raise BadInput(
-                f"{place}: a model of type {kind!r} needs the repository's own code, which sigprune never "
-                "runs; open it yourself (trust_remote_code=True) and pass the model to describe()"
-            )
-        known = UnknownName("transformers model type", kind, CONFIG_MAPPING.keys())
-        raise BadInput(f"{place}: {known} (transformers {transformers.__version__})")
     return AutoConfig.from_pretrained(place, revision=revision or "main", trust_remote_code=False)
 
 

@@ -13,7 +13,7 @@ from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_lin
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
-from sigprune.families.adapters._sources import FOLDER, expect_safetensors, plain_name
+from sigprune.families.adapters._sources import FOLDER, plain_name, split_source
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
@@ -65,18 +65,17 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     source = f"hf-hub:{hub_id}" if ":" not in hub_id and "/" in hub_id else hub_id
     if revision is not None and plain_name(source):
         raise BadInput(f"{hub_id!r} is no Hub repository: it has no revision {revision!r}")
-    if revision is not None:
-        source = f"{source}@{revision}"
-    return _create(source, pretrained=True, args=args, **_only_safetensors(source))
+    safe = _only_safetensors(source)
+    return _create(source if revision is None else f"{source}@{revision}", pretrained=True, args=args, **safe)
 
 
 def _only_safetensors(source: str) -> dict[str, dict[str, str]]:
     """Arguments with which timm reads safetensors, where it would otherwise fall back on a pickle."""
     import timm
 
-    if not plain_name(source):
-        expect_safetensors(source)
     if source.startswith(FOLDER):
+        if not any(Path(split_source(source)[0]).glob("*.safetensors")):
+            raise BadInput(f"{source}: there is no safetensors file; a pickle is never read")
         return {}
     if plain_name(source) and timm.is_model(source.partition(".")[0]):
         cfg = timm.get_pretrained_cfg(source)

@@ -19,7 +19,7 @@ from sigprune.families.adapters._configurations import class_for, configured
 from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
-from sigprune.families.adapters._sources import HUB, expect_safetensors, plain_name, split_source
+from sigprune.families.adapters._sources import HUB, plain_name, split_source
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
@@ -83,11 +83,8 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
             "or leave pretrained out"
         )
     source = f"{HUB}{hub_id}" if plain_name(hub_id) else hub_id
-    if revision is not None:
-        source = f"{source}@{revision}"
-    config, task = configured(source, args)
-    expect_safetensors(source)
-    place, revision = split_source(source)
+    config, task = configured(f"{source}@{revision}" if revision else source, args)
+    place, _ = split_source(source)
     options = {"revision": revision or "main", "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         model, told = class_for(config, task).from_pretrained(
