@@ -51,6 +51,7 @@ def _prepare(*, quiet: bool) -> None:
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)

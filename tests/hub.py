@@ -1,8 +1,9 @@
 """A read-only Hub on loopback: it serves local folders the way the real clients ask for them.
 
-Each commit id is the digest of a repository's files; every branch name leads to it. Xet and uploads are not
-spoken. The environment variable ``HF_ENDPOINT`` points clients at it (it is read when they are imported, so
-they run in a process of their own).
+The folder ``user/repo`` is the branch main, ``user/repo@v1`` the revision v1 (a slash in a revision is %2F);
+each commit id is the digest of the files. Repositories of the users ``gated`` and ``private`` open with TOKEN
+only, those of ``broken`` never. Xet and uploads are not spoken. The environment variable ``HF_ENDPOINT``
+points clients at it (it is read when they are imported, so they run in a process of their own).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +21,7 @@ from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 KINDS = {"models": "", "datasets": "datasets/"}
+TOKEN = "hf_right"
 
 
 @contextmanager
@@ -41,6 +45,16 @@ def serving(root: Path) -> Iterator[dict[str, str]]:
         server.server_close()
 
 
+def client(
+    environment: dict[str, str], code: str, *arguments: str, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Python code in a process of its own, which has nobody to ask."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, cwd=folder,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+
+
 class _Handler(BaseHTTPRequestHandler):
     root: Path
     protocol_version = "HTTP/1.1"
@@ -60,20 +74,39 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         if parts[0] == "api" and len(parts) > 3 and parts[1] in KINDS:
-            self._api(parts[1], parts[2:4], parts[4:])
+            at = parts[5] if len(parts) > 5 else "main"
+            if folder := self._opened(parts[1], parts[2:4], at):
+                self._api(folder, parts[2:4], parts[4:])
         elif "resolve" in parts:
             at = parts.index("resolve")
             kind = parts[0] if parts[0] in KINDS else "models"
-            self._file(kind, parts[at - 2 : at], "/".join(parts[at + 2 :]))
+            if folder := self._opened(kind, parts[at - 2 : at], parts[at + 1]):
+                self._file(folder, "/".join(parts[at + 2 :]))
         else:
             self._send(404, b"")
 
-    def _api(self, kind: str, repo: list[str], rest: list[str]) -> None:
-        folder = self.root.joinpath(kind, *repo)
-        if not folder.is_dir():
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            return
-        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    def _opened(self, kind: str, repo: list[str], revision: str) -> Path | None:
+        """The folder of a repository at a revision; None once it is answered that it does not open."""
+        folder, given = self.root.joinpath(kind, *repo), self.headers.get("Authorization")
+        missing = {"X-Error-Code": "RepoNotFound"}
+        if repo[0] == "broken":
+            self._send(500, b"")
+        elif repo[0] == "gated" and given != f"Bearer {TOKEN}":
+            self._send(403 if given else 401, b"", {"X-Error-Code": "GatedRepo"})
+        elif repo[0] == "private" and given != f"Bearer {TOKEN}":
+            self._send(404 if given else 401, b"", missing)
+        elif not folder.is_dir():
+            self._send(404, b"", missing)
+        else:
+            for candidate in (folder, *folder.parent.glob(f"{folder.name}@*")):
+                name = unquote(candidate.name.partition("@")[2]) or "main"
+                if revision in {name, _commit(_files(candidate))}:
+                    return candidate
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        return None
+
+    def _api(self, folder: Path, repo: list[str], rest: list[str]) -> None:
+        files = _files(folder)
         commit = _commit(files)
         rows = [_row(folder, p) for p in sorted(folder.rglob("*"))]
         if rest[:1] == ["tree"]:
@@ -92,15 +125,12 @@ class _Handler(BaseHTTPRequestHandler):
                 "tags": [],
             })
 
-    def _file(self, kind: str, repo: list[str], name: str) -> None:
-        folder = self.root.joinpath(kind, *repo)
-        path = folder / name
-        if not folder.is_dir() or not path.is_file():
-            code = "EntryNotFound" if folder.is_dir() else "RepoNotFound"
-            self._send(404, b"", {"X-Error-Code": code})
-            return
-        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
-        self._send(200, path.read_bytes(), {"ETag": f'"{_digest(path)}"', "X-Repo-Commit": _commit(files)})
+    def _file(self, folder: Path, name: str) -> None:
+        path, headers = folder / name, {"X-Repo-Commit": _commit(_files(folder))}
+        if path.is_file():
+            self._send(200, path.read_bytes(), headers | {"ETag": f'"{_digest(path)}"'})
+        else:
+            self._send(404, b"", headers | {"X-Error-Code": "EntryNotFound"})
 
     def _json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -113,6 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _row(folder: Path, path: Path) -> dict[str, str | int]:

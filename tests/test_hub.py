@@ -1,22 +1,16 @@
-"""By name from the Hub, with the real clients against a small Hub on loopback, in processes of their own."""
+"""Data from the Hub, with the real clients against a small Hub on loopback, in processes of their own."""
 
 from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from sigprune.base.tensors import digest
-from sigprune.families.adapters import adapters
-from tests.hub import serving
+from tests.hub import client, serving
 
 READ = """
 import json
@@ -30,24 +24,6 @@ from pathlib import Path
 from sigprune.families.datasets import fashion_mnist
 fashion_mnist._DEBIAN = Path("no/such/folder")
 """
-OPEN = """
-import sys
-from sigprune import open_model
-from sigprune.base.tensors import digest
-model = open_model(sys.argv[1], pretrained=True)
-print(type(model).__name__, digest(model.state_dict()))
-"""
-VIT = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "image_size": 32, "patch_size": 8,
-}  # fmt: skip
-
-
-def client(environment: dict[str, str], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment,
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -93,41 +69,3 @@ def test_a_data_set_that_cannot_be_fetched_is_one_line(tmp_path):
     assert line.startswith("sigprune.base.errors.DataError: fashion_mnist: ")
     assert "zalando-datasets/fashion_mnist, split train: cannot be read from the Hub" in line
     assert "apt install dataset-fashion-mnist" in line
-
-
-@pytest.mark.parametrize(
-    ("library", "architecture", "args"),
-    [
-        ("timm", "test_resnet", {"num_classes": 7}),
-        ("transformers", "vit", VIT),
-    ],
-)
-def test_a_model_of_either_library_by_its_hub_id(tmp_path, library, architecture, args):
-    model = adapters.get(library).build(architecture, args)
-    folder = tmp_path / "models" / "someone" / "model"
-    folder.mkdir(parents=True)
-    adapters.get(library).write_config(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    with serving(tmp_path) as environment:
-        done = client(environment, OPEN, "someone/model")
-        unknown = client(environment, OPEN, "someone/modle")
-    assert done.stdout.split() == [type(model).__name__, digest(model.state_dict())], done.stderr
-    assert unknown.returncode == 1
-    assert "BadInput: someone/modle: cannot read its config.json" in unknown.stderr
-
-
-@pytest.mark.parametrize(
-    ("library", "architecture", "args"), [("timm", "test_resnet", {}), ("transformers", "vit", VIT)]
-)
-def test_a_repository_with_pickles_only_is_refused(tmp_path, library, architecture, args):
-    model = adapters.get(library).build(architecture, args)
-    folder = tmp_path / "models" / "someone" / "pickled"
-    folder.mkdir(parents=True)
-    adapters.get(library).write_config(model, folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with serving(tmp_path) as environment:
-        for name in ("someone/pickled", str(folder)):
-            done = client(environment, OPEN, name)
-            assert done.returncode == 1
-            assert done.stderr.splitlines()[-1].startswith("sigprune.base.errors.BadInput: "), done.stderr
-            assert "safetensors" in done.stderr.splitlines()[-1]

@@ -73,6 +73,8 @@ def split_ref(ref: str, revision: str | None = None) -> Reference:
             raise UnknownName("library", library, adapters.names())
         if not name:
             raise BadInput(f"{ref!r} names no model; expected {_FORMS}")
+        if "/" in name and library != "torch":
+            return replace(split_ref(name, revision), library=library)
         return Reference("library", library, name, revision)
     if ref and Path(ref).expanduser().is_dir():
         return Reference("folder", None, str(Path(ref).expanduser()))

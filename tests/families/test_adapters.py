@@ -456,12 +456,12 @@ def test_pretrained_weights_that_do_not_fit_are_refused(tmp_path):
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     source = f"local-dir:{tmp_path}"
     assert adapter.build_pretrained(source, None, {"num_labels": 3}).classifier.out_features == 3
-    with pytest.raises(BadInput, match=r"\d+ tensors .* have another shape there, first vit\."):
+    with pytest.raises(BadInput, match=r"\d+ tensors .* have another shape, first vit\."):
         adapter.build_pretrained(source, None, {"num_labels": 3, "hidden_size": 16})
     rest = {name: tensor for name, tensor in state.items() if ".layer.1." not in name and ".1." not in name}
     assert len(rest) < len(state)
     save_file(rest, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BadInput, match="are missing from the weights"):
+    with pytest.raises(BadInput, match="tensors are missing there"):
         adapter.build_pretrained(source, None, {})
 
 

@@ -32,6 +32,8 @@ from sigprune.verbs.verifying import verify
         ("transformers:bert", Reference("library", "transformers", "bert")),
         ("torch:a.b.c", Reference("library", "torch", "a.b.c")),
         ("timm/resnet18.a1_in1k", Reference("hub", None, "timm/resnet18.a1_in1k")),
+        ("timm:user/repo@v2", Reference("hub", "timm", "user/repo", "v2")),
+        ("transformers:hf-hub:user/repo", Reference("hub", "transformers", "user/repo")),
         ("user/repo@v1.0", Reference("hub", None, "user/repo", "v1.0")),
         ("hf-hub:user/repo@refs/pr/1", Reference("hub", None, "user/repo", "refs/pr/1")),
     ],
@@ -129,15 +131,15 @@ def test_folders_of_torch_models_and_of_nothing(tmp_path):
     with pytest.raises(BadInput, match="neither model_type"):
         open_model(str(tmp_path))
     config.write_text("[")
-    with pytest.raises(BadInput, match=r"cannot read its config\.json"):
+    with pytest.raises(BadInput, match=r"cannot read its config\.json as JSON"):
         open_model(str(tmp_path))
 
 
 def test_a_repository_that_cannot_be_reached():
-    with pytest.raises(BadInput, match="cannot read its config") as caught:
+    with pytest.raises(BadInput, match=r"config\.json is not in the cache") as caught:
         open_model("nobody/no-such-model", pretrained=True)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput, match="timm cannot create") as caught:
+    with pytest.raises(BadInput, match=r"timm/test_vit.* model\.safetensors is not in the cache") as caught:
         open_model("timm:test_vit", pretrained=True)
     assert "\n" not in str(caught.value)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from sigprune.base.errors import BadInput, UnknownName, one_line
+from sigprune.base.errors import BadInput, UnknownName, one_line, suggestion
 from sigprune.base.family import Plain
-from sigprune.families.adapters._sources import plain_name, split_source
+from sigprune.families.adapters._sources import folder_of, place_of, plain_name, read_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -38,18 +38,43 @@ def configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig
         _check_fields(base, fields)
         if plain_name(source):
             return type(base)(**fields), task  # fields that are derived from others follow them
-        return type(base).from_dict(_merged(base.to_dict(), fields)), task
+        return _named(type(base).from_dict(_merged(base.to_dict(), fields)), source), task
     except BadInput:
         raise
     except Exception as error:  # strict configurations, connections and files raise errors of three libraries
-        raise BadInput(f"transformers: {source}: {one_line(error)}") from error
+        raise BadInput(f"{place_of(source)}: transformers cannot read it: {one_line(error)}") from error
 
 
 def _read(source: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
-    place, revision = split_source(source)
-    return AutoConfig.from_pretrained(place, revision=revision or "main", trust_remote_code=False)
+    _check_type(source)
+    return _named(AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False), source)
+
+
+def _named(config: PretrainedConfig, source: str) -> PretrainedConfig:
+    """With what the user calls it, rather than a folder of the cache."""
+    config.name_or_path = place_of(source)
+    return config
+
+
+def _check_type(source: str) -> None:
+    """Without a type that it knows, transformers guesses one from the path, or asks whether to run code."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    config, place = read_config(source), place_of(source)
+    kind = config.get("model_type", "timm_wrapper" if "pretrained_cfg" in config else None)
+    if isinstance(kind, str) and kind in CONFIG_MAPPING:
+        return
+    if "auto_map" in config:
+        raise BadInput(
+            f"{place}: its model_type {kind!r} is code of the repository's own (auto_map), which sigprune "
+            "never runs; make the model yourself and pass it to sigprune.describe"
+        )
+    raise BadInput(
+        f"{place}: its config.json names the model_type {kind!r}, which transformers {__version__} does not "
+        f"know; {suggestion(str(kind), CONFIG_MAPPING.keys())}"
+    )
 
 
 def _check_fields(config: PretrainedConfig, fields: Mapping[str, Plain]) -> None:
@@ -75,10 +100,7 @@ def class_for(config: PretrainedConfig, task: str | None) -> type[PreTrainedMode
     import transformers
 
     if task is None and config.architectures:
-        kind = getattr(transformers, config.architectures[0], None)
-        if kind is None:
-            raise BadInput(f"transformers {transformers.__version__} has no class {config.architectures[0]}")
-        return cast("type[PreTrainedModel]", kind)
+        return _own_class(config)
     able = {name: getattr(transformers, mapping) for name, mapping in TASKS.items()}
     able = {name: mapping for name, mapping in able.items() if type(config) in mapping}
     for name in (task,) if task else _DEFAULT_TASKS:
@@ -90,3 +112,18 @@ def class_for(config: PretrainedConfig, task: str | None) -> type[PreTrainedMode
             return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
     wanted = f"for {task}" if task else "that sigprune can open by type"
     raise BadInput(f"{config.model_type} has no model {wanted}; its tasks: {', '.join(able) or 'none'}")
+
+
+def _own_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that the configuration names, if it is a model of transformers itself."""
+    import transformers
+
+    name = config.architectures[0]
+    kind = getattr(transformers, str(name), None)
+    if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+        return kind
+    own = " (code of the repository's own, auto_map, is never run)" if "auto_map" in vars(config) else ""
+    raise BadInput(
+        f"{config.name_or_path or config.model_type}: transformers {transformers.__version__} has no class "
+        f"{name}{own}; set the task to one of {', '.join(TASKS)}"
+    )

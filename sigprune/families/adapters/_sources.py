@@ -1,4 +1,7 @@
-"""Sources: ``hf-hub:user/repo@revision`` or ``local-dir:folder``, where a library finds ``config.json``."""
+"""Sources: ``hf-hub:user/repo@revision`` or ``local-dir:folder``, which hold ``config.json`` and weights.
+
+A repository becomes a folder of the local cache, at one commit, so that libraries read folders only.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,12 @@ from typing import cast
 
 from sigprune.base.errors import BadInput, one_line
 from sigprune.base.family import Plain
+from sigprune.families.adapters._hub import fetch
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LARGEST = 64 * 2**20
+"""Bytes of a JSON file; the largest configurations name some 20,000 classes in 2 MB."""
 
 
 def plain_name(source: str) -> bool:
@@ -26,24 +33,129 @@ def split_source(source: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
+def place_of(source: str) -> str:
+    """What messages call it."""
+    return source.removeprefix(FOLDER).removeprefix(HUB)
+
+
+def folder_of(source: str) -> Path:
+    """The folder with its ``config.json``; of a repository the snapshot of one commit in the local cache.
+
+    Raises:
+        BadInput: there is no such file, or it cannot be fetched.
+    """
+    path = _file(source, "config.json", None)
+    if path is None:
+        raise BadInput(
+            f"{place_of(source)}: it has no config.json, which says what model it is; expected a model in "
+            "the layout of timm or transformers"
+        )
+    return path.parent
+
+
 def read_config(source: str) -> Mapping[str, Plain]:
-    """The ``config.json`` of a repository (fetched through transformers; ``HF_HUB_OFFLINE`` holds) or folder.
+    """The ``config.json`` of a repository or folder.
 
     Raises:
         BadInput: there is none, it cannot be fetched, or it is no JSON object.
     """
+    return _object(folder_of(source) / "config.json", place_of(source))
+
+
+def weights_of(source: str, folder: Path | None, *, named: Plain = None, sharded: bool = False) -> Path:
+    """The file of weights beside ``config.json``; safetensors only, and whole.
+
+    Args:
+        source: the repository or folder.
+        folder: what :func:`folder_of` gave for it, so that weights come from the same commit; None where its
+            ``config.json`` is not needed.
+        named: the file that the configuration names, if it names one.
+        sharded: several files under an index will do, all of which are then there.
+
+    Raises:
+        BadInput: there is no such file, it cannot be fetched, or it is not whole.
+    """
+    names = (_WEIGHTS, _INDEX) if sharded else (_WEIGHTS,)
+    if named is not None:
+        names = (_safe(str(named), place_of(source)),)
+    for name in names:
+        path = _file(source, name, folder)
+        if path is not None:
+            for part in _shards(path, source, folder) if name.endswith(".json") else [path]:
+                _check_whole(part, place_of(source))
+            return path
+    raise BadInput(
+        f"{place_of(source)}: it has no {' or '.join(names)}, and pickles (.bin, .pth) are never loaded; "
+        "choose a revision or repository with safetensors, or leave pretrained out"
+    )
+
+
+def unfit(source: str, what: str) -> BadInput:
+    """The error that the weights of a source are not those of its model."""
+    return BadInput(
+        f"{place_of(source)}: its weights are not those of its architecture: {what}; choose another "
+        "revision, drop the arguments that change the architecture, or leave pretrained out"
+    )
+
+
+def _file(source: str, name: str, folder: Path | None) -> Path | None:
     place, revision = split_source(source)
+    if source.startswith(FOLDER):
+        path = Path(place) / name
+        return path if path.is_file() else None
+    return fetch(place, name, folder.name if folder else revision, place_of(source))
+
+
+def _object(path: Path, place: str) -> dict[str, Plain]:
+    size = path.stat().st_size
+    if size > _LARGEST:
+        raise BadInput(f"{place}: expected at most {_LARGEST} bytes in its {path.name}, got {size}")
     try:
-        path = Path(place) / "config.json" if source.startswith(FOLDER) else _fetch(place, revision)
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{place}: cannot read its config.json: {one_line(error)}") from error
-    if not isinstance(config, dict):
-        raise BadInput(f"{place}: expected an object in config.json, got {type(config).__name__}")
-    return cast(dict[str, Plain], config)
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{place}: cannot read its {path.name} as JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{place}: expected an object in its {path.name}, got {type(value).__name__}")
+    return cast(dict[str, Plain], value)
 
 
-def _fetch(repository: str, revision: str | None) -> Path:
-    from transformers.utils import cached_file
+def _safe(name: str, place: str) -> str:
+    """A file that is a safetensors file, or an index of such, beside the configuration."""
+    if Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
+        raise BadInput(
+            f"{place}: expected a safetensors file as weights, got {name!r}; pickles are never loaded"
+        )
+    return name
 
-    return Path(cast(str, cached_file(repository, "config.json", revision=revision)))
+
+def _shards(index: Path, source: str, folder: Path | None) -> list[Path]:
+    place, found = place_of(source), []
+    parts = _object(index, place).get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        raise BadInput(f"{place}: expected a weight_map in its {index.name}, got {type(parts).__name__}")
+    for name in sorted({_safe(str(part), place) for part in parts.values()}):
+        path = _file(source, name, folder)
+        if path is None:
+            raise BadInput(
+                f"{place}: its {index.name} names {name}, which is not there; the upload is incomplete"
+            )
+        found.append(path)
+    return found
+
+
+def _check_whole(path: Path, place: str) -> None:
+    """Whether the file is as long as its header says: 8 bytes, so many bytes of JSON, and the tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length) if 8 + length <= size else "")
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            whole = 8 + length + max(ends, default=0) == size
+        except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
+            whole = False
+    if not whole:
+        raise BadInput(
+            f"{place}: {path.name} is truncated or no safetensors file: its {size} bytes do not match its "
+            f"header; delete {path.resolve()} and fetch it again"
+        )

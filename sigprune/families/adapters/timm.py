@@ -9,11 +9,20 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line, suggestion
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
-from sigprune.families.adapters._sources import FOLDER, plain_name, split_source
+from sigprune.families.adapters._sources import (
+    FOLDER,
+    HUB,
+    folder_of,
+    place_of,
+    plain_name,
+    read_config,
+    unfit,
+    weights_of,
+)
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
@@ -43,7 +52,10 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
         UnknownName: timm has no such architecture.
         BadInput: timm cannot build it with these arguments, or the repository cannot be read.
     """
-    return _create(architecture, pretrained=False, args=args)
+    if plain_name(architecture):
+        _check(architecture)
+        return _create(architecture, architecture, args)
+    return _create(f"{FOLDER}{_known(architecture)}", architecture, args)
 
 
 def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
@@ -62,28 +74,64 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
         UnknownName: timm has no such architecture.
         BadInput: there are no weights, they cannot be fetched, or do not fit the arguments.
     """
-    source = f"hf-hub:{hub_id}" if ":" not in hub_id and "/" in hub_id else hub_id
-    if revision is not None and plain_name(source):
-        raise BadInput(f"{hub_id!r} is no Hub repository: it has no revision {revision!r}")
-    safe = _only_safetensors(source)
-    return _create(source if revision is None else f"{source}@{revision}", pretrained=True, args=args, **safe)
+    source = f"{HUB}{hub_id}" if plain_name(hub_id) and "/" in hub_id else hub_id
+    if plain_name(source):
+        if revision is not None:
+            raise BadInput(f"{hub_id!r} is no Hub repository: it has no revision {revision!r}")
+        name, weights = source, weights_of(f"{HUB}{_repository(source)}", None)
+    else:
+        source = f"{source}@{revision}" if revision else source
+        folder = _known(source)
+        name, weights = f"{FOLDER}{folder}", weights_of(source, folder)
+    own = {key: value for key, value in args.items() if key != "num_classes"}
+    overlay = {"source": "", "file": str(weights)}
+    try:
+        if own != dict(args):  # with another classifier timm takes whatever tensors it finds: look first
+            with global_stream(0, "check", "timm"):
+                _create(name, source, own, pretrained=True, pretrained_cfg_overlay=overlay)
+        return _create(name, source, args, pretrained=True, pretrained_cfg_overlay=overlay)
+    except BadInput as error:
+        if isinstance(error.__cause__, RuntimeError) and "state_dict" in str(error.__cause__):
+            raise unfit(source, _misfit(error.__cause__)) from error
+        raise
 
 
-def _only_safetensors(source: str) -> dict[str, dict[str, str]]:
-    """Arguments with which timm reads safetensors, where it would otherwise fall back on a pickle."""
+def _misfit(error: BaseException) -> str:
+    """What torch finds wrong with a state dict, without its introduction."""
+    return one_line(error).partition(": ")[2].rstrip(".")
+
+
+def _repository(name: str) -> str:
+    """The repository of the weights that timm itself points to."""
     import timm
 
-    if source.startswith(FOLDER):
-        if not any(Path(split_source(source)[0]).glob("*.safetensors")):
-            raise BadInput(f"{source}: there is no safetensors file; a pickle is never read")
-        return {}
-    if plain_name(source) and timm.is_model(source.partition(".")[0]):
-        cfg = timm.get_pretrained_cfg(source)
-        if cfg is None or not cfg.hf_hub_id:
-            raise BadInput(
-                f"timm:{source} has no weights on the Hub (a pickle is never read); leave pretrained out"
-            )
-    return {"pretrained_cfg_overlay": {"hf_hub_filename": "model.safetensors"}}
+    _check(name)
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        raise BadInput(
+            f"timm:{name} has no weights on the Hub (a pickle is never read); leave pretrained out"
+        )
+    return cast(str, cfg.hf_hub_id)
+
+
+def _known(source: str) -> Path:
+    """The folder of a source whose ``config.json`` names an architecture that timm has."""
+    import timm
+
+    name = read_config(source).get("architecture")
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise BadInput(
+            f"{place_of(source)}: its config.json names the architecture {name!r}, which timm "
+            f"{timm.__version__} does not know; {suggestion(str(name), timm.list_models())}"
+        )
+    return folder_of(source)
+
+
+def _check(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models())
 
 
 def describe(module: nn.Module) -> View:
@@ -149,18 +197,14 @@ def rebuild(folder: Path) -> nn.Module:
         raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
 
 
-def _create(
-    source: str, *, pretrained: bool, args: Mapping[str, Plain], **more: Mapping[str, str]
-) -> nn.Module:
+def _create(name: str, source: str, args: Mapping[str, Plain], **more: bool | Mapping[str, str]) -> nn.Module:
     import timm
 
-    if plain_name(source) and not timm.is_model(source.partition(".")[0]):
-        raise UnknownName("timm model", source, timm.list_models())
     try:
-        return cast(nn.Module, timm.create_model(source, pretrained=pretrained, **args, **more))
+        return cast(nn.Module, timm.create_model(name, **args, **more))
     except Exception as error:  # whatever timm's 98 model files raise for arguments that they do not take
         given = ", ".join(f"{key}={value!r}" for key, value in args.items())
-        raise BadInput(f"timm cannot create {source}({given}): {one_line(error)}") from error
+        raise BadInput(f"timm cannot create {place_of(source)}({given}): {one_line(error)}") from error
 
 
 def _classifiers(module: nn.Module, cfg: Mapping[str, object]) -> tuple[str, ...]:

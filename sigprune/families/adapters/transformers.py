@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -19,7 +20,7 @@ from sigprune.families.adapters._configurations import class_for, configured
 from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
-from sigprune.families.adapters._sources import HUB, plain_name, split_source
+from sigprune.families.adapters._sources import HUB, folder_of, place_of, plain_name, unfit, weights_of
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
@@ -61,7 +62,7 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
         return cast(nn.Module, _fresh(kind, config))
     except Exception as error:  # whatever a model's constructor raises for sizes that do not fit
         raise BadInput(
-            f"transformers cannot build {architecture} from {dict(args)}: {one_line(error)}"
+            f"transformers cannot build {place_of(architecture)} from {dict(args)}: {one_line(error)}"
         ) from error
 
 
@@ -83,31 +84,47 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
             "or leave pretrained out"
         )
     source = f"{HUB}{hub_id}" if plain_name(hub_id) else hub_id
-    config, task = configured(f"{source}@{revision}" if revision else source, args)
-    place, _ = split_source(source)
-    options = {"revision": revision or "main", "ignore_mismatched_sizes": True, "output_loading_info": True}
+    source = f"{source}@{revision}" if revision else source
+    (own, _), (config, task) = configured(source, {}), configured(source, args)
+    kind, folder = class_for(config, task), folder_of(source)
+    weights_of(source, folder, named=vars(own).get("transformers_weights"), sharded=True)
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
-        model, told = class_for(config, task).from_pretrained(
-            place, config=config, use_safetensors=True, **options
-        )
-    except Exception as error:  # connection, file and shape errors of three libraries
-        raise BadInput(f"{place}: cannot load weights from safetensors: {one_line(error)}") from error
-    _check_loaded(place, model, {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
+        with _silent():
+            model, told = kind.from_pretrained(folder, config=config, **options)
+    except Exception as error:  # file and shape errors of three libraries
+        raise BadInput(f"{place_of(source)}: cannot load its weights: {one_line(error)}") from error
+    model.config.name_or_path = model.name_or_path = place_of(source)  # not the folder of the cache
+    fresh = {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
+    other_head = config.num_labels != own.num_labels or (
+        task is not None and kind is not class_for(own, None)
+    )
+    _check_loaded(source, model, fresh, other_head)
     return cast(nn.Module, model)
 
 
-def _check_loaded(place: str, model: PreTrainedModel, fresh: set[str]) -> None:
-    """Only what stands outside the base model (a new head), or a pooler, may start with fresh weights."""
-    apart = model.base_model is not model
-    inside = f"{model.base_model_prefix}."
-    lost = sorted(n for n in fresh if (n.startswith(inside) or not apart) and "pooler" not in n)
-    heads = tuple(f"{path}." for path in _heads(model))
-    lost = [name for name in lost if not (heads and name.startswith(heads))]
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No table of fresh tensors in the log: those that matter are an error, the others were asked for."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    try:
+        logging.set_verbosity_error()
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_loaded(source: str, model: PreTrainedModel, fresh: set[str], other_head: bool) -> None:
+    """Only a pooler, or a head that was asked for instead of the weights' own, may start afresh."""
+    lost = {name for name in fresh if "pooler" not in name}
+    if other_head:
+        heads = tuple(f"{path}." for path in _heads(model))
+        inside = f"{model.base_model_prefix}." if model.base_model is not model else ""
+        lost = {n for n in lost if n.startswith(inside) and not (heads and n.startswith(heads))}
     if lost:
-        raise BadInput(
-            f"{place}: {len(lost)} tensors of the model are missing from the weights or have another shape "
-            f"there, first {lost[0]}; leave out the arguments that change the architecture, or pretrained"
-        )
+        raise unfit(source, f"{len(lost)} tensors are missing there or have another shape, first {min(lost)}")
 
 
 def describe(module: nn.Module) -> View:

@@ -1,0 +1,88 @@
+"""Files of Hub repositories through the local cache, and what can go wrong on the way, each in one line.
+
+``HF_HUB_OFFLINE``, ``HF_TOKEN`` (or a stored login), ``HF_ENDPOINT``, ``HF_HOME`` and ``HF_HUB_CACHE`` hold
+as huggingface_hub reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from pathlib import Path
+
+from sigprune.base.errors import BadInput, one_line
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def fetch(repository: str, file: str, revision: str | None, place: str) -> Path | None:
+    """Where the file lies in the cache, fetched if need be; None if the repository has no such file.
+
+    What the cache knows of a commit is not asked again.
+
+    Args:
+        repository: ``user/repo``.
+        file: its name in there.
+        revision: branch, tag or commit; None is ``main``.
+        place: what messages call the repository.
+
+    Raises:
+        BadInput: the file may be there, and cannot be had.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    try:
+        if revision and _COMMIT.fullmatch(revision):
+            known = try_to_load_from_cache(repository, file, revision=revision)
+            if known is not None:  # its path, or the mark of a file that is known not to exist
+                return Path(known) if isinstance(known, str) else None
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # connections, disks and names raise errors of three libraries
+        raise BadInput(f"{place}: {_reason(error, repository, file)}") from error
+
+
+def _reason(error: Exception, repository: str, file: str) -> str:
+    """What was expected, what was got, and what to do next."""
+    from huggingface_hub import constants, errors, get_token
+
+    unreached = isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception)
+    cause = error.__cause__ if unreached else error
+    hub, uncached = constants.ENDPOINT, f"{file} is not in the cache ({constants.HF_HUB_CACHE})"
+    token = "the token in use does not open it" if get_token() else "no token is set"
+    known = {
+        errors.GatedRepoError: f"a gated repository, and {token}; accept its terms on {hub}/{repository}, "
+        "and set HF_TOKEN to a token of that account",
+        errors.RepositoryNotFoundError: f"no such repository on {hub}, or a private one, and {token}; "
+        "check the name, and set HF_TOKEN if it is private",
+        errors.RevisionNotFoundError: "there is no such branch, tag or commit; "
+        f"{hub}/{repository}/tree/main lists them",
+        errors.OfflineModeIsEnabled: f"HF_HUB_OFFLINE is set, and {uncached}; "
+        "unset it to fetch the file, or name a local folder",
+        errors.HFValidationError: "no valid name of a repository; expected user/repo of letters, digits and "
+        "single . _ -",
+    }
+    for kind, text in known.items():
+        if isinstance(cause, kind):
+            return text
+    if isinstance(cause, errors.HfHubHTTPError):
+        return f"{hub} answered {_answer(cause.response.status_code)}, and {uncached}; {_next(cause)}"
+    if unreached:
+        return (
+            f"cannot reach {hub} ({one_line(cause or error)}), and {uncached}; check network and HF_ENDPOINT"
+        )
+    return f"cannot fetch {file} from {hub}: {one_line(error)}"
+
+
+def _answer(status: int) -> str:
+    known = {code.value: code.phrase for code in HTTPStatus}
+    return f"{status} {known.get(status, '')}".strip()
+
+
+def _next(error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    refused = isinstance(error, HfHubHTTPError) and error.response.status_code in {401, 403}
+    return "check HF_TOKEN, and what it may read" if refused else "try again later"
