@@ -20,6 +20,7 @@ def restore(
     ``steps`` and the last iterate; here the descent ends once no block's best residual has fallen by 0.1 % in
     ``patience`` steps (0: never ends early). Cost: two products with the smaller Gram matrix per step.
     """
+    shape, blocks, keep = blocks.shape, blocks.flatten(2), keep.flatten(2)
     rows, columns = blocks.shape[1:]
     if rows > columns:  # B Bᵀ B - B = B (Bᵀ B - I), so the smaller Gram matrix gives the same steps
         blocks, keep = blocks.mT, keep.mT
@@ -41,4 +42,4 @@ def restore(
         # d ||G||_F / dB = 2 G B / ||G||_F for G = B Bᵀ - I
         scale = torch.where(residual > 0, 2 * lr / residual, 0.0)
         current = current.sub(scale[:, None, None] * (gram @ current)).masked_fill_(removed, 0.0)
-    return best.mT.contiguous() if rows > columns else best
+    return (best.mT if rows > columns else best).reshape(shape)
