@@ -42,8 +42,8 @@ def restore(
 
     A block with fewer kept entries than orthogonality conditions, rows · (rows + 1) / 2, is isometric only if
     most of its kept entries are zero. Where the descent does not get there by itself, it ends at a
-    stationary point that uses all of them; with ``thin`` it starts again from the larger half of the kept
-    entries, then the larger quarter, and the best of the three is taken.
+    stationary point that uses all of them; with ``thin`` such a block starts once more, a third of the steps
+    with the larger half of its kept entries and the rest zero, then with all, and the better end is taken.
 
     Args:
         blocks: (count, out, in, *kernel).
@@ -52,7 +52,7 @@ def restore(
         tolerance: a residual.
         memory: how many steps the curvature is estimated from.
         target: whether the flattened kernel (out, in · taps) or the convolution is to be isometric.
-        thin: whether blocks that end above their floor are started again from fewer entries.
+        thin: whether blocks that end above their floor start again from half of their entries.
     """
     shape = blocks.shape
     if target == "kernel":
@@ -68,26 +68,25 @@ def _best(blocks: Tensor, keep: Tensor, steps: int, tolerance: float, memory: in
     """The lowest residual of every block among its starts, the block as it is included."""
     best, lowest = blocks.clone(), residual(blocks, "operator")
     bound = floor(keep, "operator").to(lowest).square() + tolerance**2
-    for share in (1.0, 0.5, 0.25) if thin else (1.0,):
-        open_ = lowest.square() > bound
-        if not bool(open_.any()):
+    for half in (False, True)[: 1 + thin]:
+        left = (lowest.square() > bound).nonzero()[:, 0]
+        if not len(left):
             break
-        start = _largest(blocks[open_], keep[open_], share)
-        solved = _solve(blocks[open_], start, steps, tolerance, memory)
+        start, kept = blocks[left], keep[left]
+        if half:
+            start = _solve(start, _larger_half(start, kept), -(-steps // 3), tolerance, memory)
+        solved = _solve(start, kept, steps, tolerance, memory)
         reached = residual(solved, "operator")
-        better = reached < lowest[open_]
-        which = open_.nonzero()[:, 0][better]
-        best[which], lowest[which] = solved[better], reached[better]
+        better = reached < lowest[left]
+        best[left[better]], lowest[left[better]] = solved[better], reached[better]
     return best
 
 
-def _largest(blocks: Tensor, keep: Tensor, share: float) -> Tensor:
-    """This share of the kept entries of every block, the largest ones."""
-    if share == 1.0:
-        return keep
+def _larger_half(blocks: Tensor, keep: Tensor) -> Tensor:
+    """The kept entries of every block whose size is at least their median."""
     size = blocks.abs().masked_fill(~keep, -1.0).flatten(1)
-    last = (keep.flatten(1).sum(1) * share).long().sub(1).clamp(min=0)
-    limit = size.sort(dim=1, descending=True).values.gather(1, last[:, None])
+    middle = (keep.flatten(1).sum(1) // 2).sub(1).clamp(min=0)
+    limit = size.sort(dim=1, descending=True).values.gather(1, middle[:, None])
     return keep & (size >= limit).reshape(keep.shape)
 
 
