@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from fnmatch import fnmatch
+from itertools import pairwise
 
 import torch
 from scipy.sparse import csr_matrix
@@ -55,7 +56,7 @@ class Unit(nn.Module):
 def resnet32() -> nn.Module:
     """The network for CIFAR of He et al. 2015: widths 16, 32 and 64, five units each."""
     widths = [16] * 6 + [32] * 5 + [64] * 5
-    units = [Unit(*pair) for pair in zip(widths, widths[1:], strict=False)]
+    units = [Unit(*pair) for pair in pairwise(widths)]
     stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
     return nn.Sequential(*stem, *units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the paper, carried out (0: none)")
     parser.add_argument("--only", nargs="*", default=["*"])
-    parser.add_argument("--methods", nargs="*", default=["rescale", "lbfgs", "thin"])
+    parser.add_argument("--methods", nargs="*", default=["rescale", "lbfgs", "thin", "tight"])
     arguments = parser.parse_args()
     size, classes, examples = (32, 10, 100) if arguments.model == "resnet32" else (224, 1000, 8)
     network = resnet32() if arguments.model == "resnet32" else open_model(arguments.model)
@@ -82,26 +83,26 @@ def main() -> None:
     mask = prune(view, sparsity=arguments.sparsity, batches=[batch])
     chosen = Mask({n: k for n, k in mask.keep.items() if any(fnmatch(n, one) for one in arguments.only)})
     known, exact = floors(view, chosen)
-    counted = (
-        f"{len(chosen.keep)} of {len(mask.keep)} weights" if len(chosen.keep) < len(mask.keep) else "all"
-    )
-    print(
-        f"{arguments.model}, sparsity {arguments.sparsity}, {counted}; floor {exact:.4f} (rows and columns "
-    )
-    print(f"that keep nothing: {known:.4f}); {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    counted = f"{len(chosen.keep)} of {len(mask.keep)} weights"
+    print(f"{arguments.model}, sparsity {arguments.sparsity}, {counted}, floor {exact:.4f}")
+    print(f"(rows and columns that keep nothing: {known:.4f}), ", end="")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| isometry | above the floor | seconds | kept entries below 0.001 |\n|---|---|---|---|")
-    paper = [Step("gradient_descent", {"steps": arguments.steps, "patience": 0})] if arguments.steps else []
-    options = {"thin": ("lbfgs", {"thin": True})}
+    paper = (
+        [Step("gradient_descent", {"steps": arguments.steps, "patience": 0, "last": True})]
+        if arguments.steps
+        else []
+    )
+    options = {"thin": ("lbfgs", {"thin": True}), "tight": ("lbfgs", {"tolerance": 1e-6})}
     for step in [*paper, *(Step(*options.get(name, (name,))) for name in arguments.methods)]:
         reinit_(view)
         start = time.perf_counter()
         done = restore_(view, chosen, step)
         seconds = time.perf_counter() - start
-        name = step.name + (", thin" if step.options.get("thin") else "")
+        name = ", ".join([step.name, *(f"{k} {v}" for k, v in step.options.items())])
         told = f"{seconds:.1f}"
         if step in paper:
             print(f"| (none) | {done.score_before - exact:.3g} | | |")
-            name += f", {arguments.steps} steps"
             if arguments.steps < STEPS:
                 told = f"{seconds * STEPS / arguments.steps:.0f} for {STEPS} (from {seconds:.1f})"
         small = statistics.fmean(empty(view.params()[n], k) for n, k in chosen.keep.items())

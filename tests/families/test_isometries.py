@@ -74,8 +74,20 @@ def test_gradient_descent_steps_as_the_paper_writes_them():
             masked_w = leaf * keep[0]
             torch.linalg.matrix_norm(masked_w @ masked_w.T - torch.eye(shape[1], dtype=w.dtype)).backward()
             w = w - 0.01 * leaf.grad
-        solved = isometries.get("gradient_descent").restore(blocks, keep, lr=0.01, steps=3)[0]
-        torch.testing.assert_close(solved, w * keep[0])
+        for last in (False, True):
+            solved = isometries.get("gradient_descent").restore(blocks, keep, lr=0.01, steps=3, last=last)[0]
+            torch.testing.assert_close(solved, w * keep[0])
+
+
+def test_the_papers_last_iterate_is_in_a_cycle():
+    """The norm is not squared: near the optimum each step is as long as far from it."""
+    blocks, keep = masked((2, 32, 96), 0.5)
+    last, best = (
+        residual(isometries.get("gradient_descent").restore(blocks, keep, patience=0, steps=1000, last=last))
+        for last in (True, False)
+    )
+    assert (last > 0.1).all()
+    assert (best < last).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 7), (2, 7, 4)], ids=str)

@@ -27,7 +27,7 @@ def restore(
     keep: Tensor,
     *,
     steps: Count = 500,
-    tolerance: Positive = 1e-3,
+    tolerance: Positive = 1e-4,
     memory: Count = 5,
     target: Literal["kernel", "operator"] = "kernel",
     thin: bool = False,
