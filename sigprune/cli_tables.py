@@ -165,9 +165,9 @@ def _leaf(name: str, row: Mapping[str, Plain]) -> dict[str, Plain]:
 
 
 def _isometry(facts: IsometryFacts) -> str:
-    sides = (facts["before"], facts["after"], facts.get("floor", {}))
+    sides = (facts["before"], facts["after"], facts.get("floor") or {})
     before, after, floor = (sum(map(number, s.values())) / max(len(s), 1) for s in sides)
-    bound = f" (floor {floor:.3g})" if "floor" in facts else ""
+    bound = f" (floor {floor:.3g})" if facts.get("floor") else ""
     return f"isometry ({facts['method']}): mean residual |BBᵀ - I| from {before:.3g} to {after:.3g}{bound}"
 
 

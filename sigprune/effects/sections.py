@@ -124,11 +124,8 @@ def provenance(report: Report) -> str:
         lines.append(f"- {len(opened)} gates of residual branches opened before scoring")
     if facts["isometry"]:
         before, after = (_mean(facts["isometry"][key]) for key in ("before", "after"))
-        floor = (
-            f"; no less than {_mean(facts['isometry']['floor']):.3g} is possible"
-            if "floor" in facts["isometry"]
-            else ""
-        )
+        known = facts["isometry"].get("floor")
+        floor = f"; no less than {_mean(known):.3g} is possible" if known else ""
         lines.append(
             f"- mean distance of the layers from isometry, ‖W Wᵀ - I‖: {before:.3g}, then {after:.3g}{floor}"
         )
