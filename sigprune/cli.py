@@ -90,9 +90,7 @@ def prune(
     ] = None,
     allocation: Annotated[str | None, typer.Option(help="how much each weight keeps (pooled)")] = None,
     schedule: Annotated[str | None, typer.Option(help="rounds of pruning (the score's own)")] = None,
-    isometry: Annotated[
-        str | None, typer.Option(help="what restores isometry, or none (barzilai_borwein)")
-    ] = None,
+    isometry: Annotated[str | None, typer.Option(help="what restores isometry, or none (lbfgs)")] = None,
     data: Annotated[str | None, typer.Option(help="data set (digits)")] = None,
     size: Annotated[int | None, typer.Option(help="side of the images in pixels (the model's)")] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing (10)")] = None,

@@ -165,9 +165,10 @@ def _leaf(name: str, row: Mapping[str, Plain]) -> dict[str, Plain]:
 
 
 def _isometry(facts: IsometryFacts) -> str:
-    before, after = ([number(v) for v in facts[side].values()] for side in ("before", "after"))
-    mean = f"{sum(before) / len(before):.3g} to {sum(after) / len(after):.3g}"
-    return f"isometry ({facts['method']}): mean residual |BBᵀ - I| from {mean}"
+    sides = (facts["before"], facts["after"], facts.get("floor") or {})
+    before, after, floor = (sum(map(number, s.values())) / max(len(s), 1) for s in sides)
+    bound = f" (floor {floor:.3g})" if facts.get("floor") else ""
+    return f"isometry ({facts['method']}): mean residual |BBᵀ - I| from {before:.3g} to {after:.3g}{bound}"
 
 
 def _warning(facts: FindingFacts) -> str:

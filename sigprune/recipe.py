@@ -75,9 +75,7 @@ class Recipe(Section):
     measure: Measure = Measure()
     verify: dict[str, Bounds] = Field(default={})
     prune: Prune = Prune()
-    isometry: Annotated[Step, Choose(isometries, "isometry", "barzilai_borwein")] | None = Step(
-        "barzilai_borwein"
-    )
+    isometry: Annotated[Step, Choose(isometries, "isometry", "lbfgs")] | None = Step("lbfgs")
     train: Train = Train()
     baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)
     save: Save = Save()

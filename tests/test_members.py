@@ -42,7 +42,9 @@ def check_blocks_are_orthogonal(view: View) -> None:
         if weight.role != "embedding":
             for block in weight.layout.blocks(params[weight.name]):
                 matrix = block.flatten(1)
-                distance = float(residual(matrix[None])[0]) - floor(*matrix.shape)
+                distance = float(
+                    residual(matrix[None])[0] - floor(torch.ones_like(matrix[None], dtype=torch.bool))[0]
+                )
                 assert abs(distance) < 1e-5, weight.name
 
 

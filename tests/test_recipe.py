@@ -45,7 +45,7 @@ def parsed(*settings: str) -> Recipe:
         ("prune.score=snipp", "prune.score: unknown score 'snipp'; did you mean snip?"),
         ("train.epoch=1", "train.epoch: unknown key; did you mean epochs?"),
         ("save.codecs=bitmask", "save.codecs: unknown key; did you mean codec?"),
-        ("isometry.step=5", "isometry.barzilai_borwein: unknown option 'step'; did you mean steps?"),
+        ("isometry.step=5", "isometry.lbfgs: unknown option 'step'; did you mean steps?"),
         ("init.method={name: orthogonal, gian: 2}", "init.method.orthogonal: unknown option 'gian'"),
     ],
 )

@@ -77,8 +77,9 @@ def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:
 
 
 def of_restoration(method: str, done: Restoration) -> dict[str, Plain]:
-    """Residuals per weight before and after."""
-    return {"method": method, "before": dict(done.before), "after": dict(done.after)}
+    """Residuals per weight before and after, and what bounds them from below."""
+    sides = {"before": done.before, "after": done.after, "floor": done.floor}
+    return {"method": method, **{side: dict(residuals) for side, residuals in sides.items()}}
 
 
 def of_calibration(moment: str, done: Calibration) -> dict[str, Plain]:

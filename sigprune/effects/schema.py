@@ -91,11 +91,15 @@ class CalibrationFacts(TypedDict):
 
 
 class IsometryFacts(TypedDict):
-    """Residual ``|| B Bᵀ - I ||_F`` of every weight before and after restoring isometry."""
+    """Residual ``|| B Bᵀ - I ||_F`` of every weight before and after restoring isometry.
+
+    No values of the kept entries bring it below ``floor``; reports of earlier versions do not tell it.
+    """
 
     method: str
     before: dict[str, Number]
     after: dict[str, Number]
+    floor: NotRequired[dict[str, Number]]
 
 
 class Curve(TypedDict):

@@ -128,8 +128,10 @@ def provenance(report: Report) -> str:
         lines.append(f"- calibrated {done['moment']}: {scaled} (root mean square singular value {levels})")
     if facts["isometry"]:
         before, after = (_mean(facts["isometry"][key]) for key in ("before", "after"))
+        known = facts["isometry"].get("floor")
+        floor = f"; no less than {_mean(known):.3g} is possible" if known else ""
         lines.append(
-            f"- mean distance of the layers from isometry, ‖W Wᵀ - I‖: {before:.3g}, then {after:.3g}"
+            f"- mean distance of the layers from isometry, ‖W Wᵀ - I‖: {before:.3g}, then {after:.3g}{floor}"
         )
     return "\n".join([*lines, "- run it again: `sigprune run recipe.yaml`"])
 

@@ -1,21 +1,31 @@
-"""How far blocks are from having orthonormal rows."""
+"""How far blocks are from having orthonormal rows, as matrices or as convolutions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sigprune.values.layout import Shape
 
-def residual(blocks: Tensor) -> Tensor:
+Target = Literal["kernel", "operator"]
+"""What is to be isometric: the flattened kernel (out, in · taps), or the convolution itself."""
+
+
+def residual(blocks: Tensor, target: Target = "kernel") -> Tensor:
     """``|| B Bᵀ - I ||_F`` of every block.
 
-    Uses the smaller Gram matrix: ``||B Bᵀ - I||² = ||Bᵀ B - I||² + rows - columns``.
+    For the ``operator`` it is the root of the mean over frequencies f of ``|| B(f) B(f)ᴴ - I ||²_F``, where
+    B(f) is the transform of the kernel: zero exactly if the convolution with circular padding and stride 1,
+    in any number of dimensions, is isometric for images of every size from 2 · kernel - 1 on. Uses the
+    smaller Gram matrix: ``||B Bᵀ - I||² = ||Bᵀ B - I||² + rows - columns``.
 
     Args:
-        blocks: floating, shape (count, rows, columns).
+        blocks: floating, shape (count, out, in, *kernel).
+        target: what is looked at; the same for blocks without a kernel.
 
     Returns:
         Shape (count,), the same dtype. Lee et al. 2020 average it over layers as the orthogonality score.
@@ -24,17 +34,78 @@ def residual(blocks: Tensor) -> Tensor:
         >>> residual(torch.eye(3)[None])
         tensor([0.])
     """
-    rows, columns = blocks.shape[1:]
-    small = blocks if rows <= columns else blocks.mT
-    gram = small @ small.mT
-    gram.diagonal(dim1=1, dim2=2).sub_(1.0)
-    norm: Tensor = torch.linalg.matrix_norm(gram)
-    return norm.square().add(max(rows - columns, 0)).sqrt()
+    blocks = blocks.flatten(2) if target == "kernel" else blocks
+    rows, columns = blocks.shape[1:3]
+    small = frequencies(blocks if rows <= columns else blocks.transpose(1, 2))
+    gram = small @ small.mH
+    gram.diagonal(dim1=2, dim2=3).sub_(1.0)
+    square = torch.linalg.vector_norm(gram, dim=(2, 3)).square() @ weights(blocks.shape[3:]).to(blocks)
+    norm: Tensor = square.add(max(rows - columns, 0)).sqrt()
+    return norm
 
 
-def floor(rows: int, columns: int) -> float:
-    """The smallest residual that any block of this shape can have: sqrt(max(rows - columns, 0))."""
-    return math.sqrt(max(rows - columns, 0))
+def floor(keep: Tensor, target: Target = "kernel") -> Tensor:
+    """A residual that no values of the kept entries go below: sqrt(rows - rank).
+
+    The rank is at most the number of rows, or of columns, that keep an entry. With the largest number of kept
+    entries of which no two share a row or column (a maximum matching) in its place the bound is exact: ones
+    there, zeros elsewhere attain it.
+
+    Args:
+        keep: boolean, shape (count, out, in, *kernel).
+        target: as in :func:`residual`.
+
+    Returns:
+        Shape (count,), float64.
+
+    Example:
+        >>> floor(torch.tensor([[[True, True], [False, False], [True, False]]]))
+        tensor([1.], dtype=torch.float64)
+    """
+    used = keep.flatten(2) if target == "kernel" else keep[..., None].flatten(3).any(3)
+    rank = used.any(2).sum(1).minimum(used.any(1).sum(1))
+    return (keep.shape[1] - rank).double().sqrt()
+
+
+def frequencies(blocks: Tensor) -> Tensor:
+    """The matrices of a convolution, one for each frequency; a plain matrix is its own only one.
+
+    The kernel is padded to 2 · kernel - 1 taps, the fewest at which the squares of B(f) B(f)ᴴ have the mean
+    that they have over all frequencies. One of each conjugate pair is left out.
+
+    Args:
+        blocks: shape (count, rows, columns, *kernel).
+
+    Returns:
+        Shape (count, frequencies, rows, columns), complex if there is a kernel.
+    """
+    kernel = blocks.shape[3:]
+    if not kernel:
+        return blocks[:, None]
+    size, axes = [2 * taps - 1 for taps in kernel], range(3, blocks.dim())
+    transformed: Tensor = torch.fft.rfftn(blocks, size, dim=list(axes))
+    return transformed.flatten(3).permute(0, 3, 1, 2).contiguous()
+
+
+def kernels(matrices: Tensor, kernel: Shape) -> Tensor:
+    """The adjoint of :func:`frequencies` for inner products that :func:`weights` weigh."""
+    if not kernel:
+        return matrices[:, 0]
+    size, half = [2 * taps - 1 for taps in kernel], (*(2 * taps - 1 for taps in kernel[:-1]), kernel[-1])
+    spread = matrices.permute(0, 2, 3, 1).unflatten(3, half)
+    padded: Tensor = torch.fft.irfftn(spread, size, dim=list(range(3, spread.dim())))
+    for axis, taps in enumerate(kernel, start=3):
+        padded = padded.narrow(axis, 0, taps)
+    return padded
+
+
+def weights(kernel: Shape) -> Tensor:
+    """The share of each of :func:`frequencies` in a mean over all: conjugate pairs count twice. Float64."""
+    if not kernel:
+        return torch.ones(1, dtype=torch.float64)
+    last = torch.full((kernel[-1],), 2.0, dtype=torch.float64).index_fill(0, torch.tensor(0), 1.0)
+    others = math.prod(2 * taps - 1 for taps in kernel[:-1])
+    return last.repeat(others) / (others * (2 * kernel[-1] - 1))
 
 
 def singular_values(blocks: Iterable[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,20 +12,28 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Step
+from sigprune.base.family import Choice, Step
 from sigprune.base.progress import Tell, ignore
-from sigprune.families.isometries import isometries
+from sigprune.families.isometries import Isometry, isometries
 from sigprune.values.mask import Mask
-from sigprune.values.orthogonality import residual
+from sigprune.values.orthogonality import Target, floor, residual
 from sigprune.values.view import View, expect_view
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """Mean residual ``|| B Bᵀ / gain² - I ||_F`` over the blocks of every weight, before and after."""
+    """Mean residual ``|| B Bᵀ / gain² - I ||_F`` over the blocks of every weight, before and after.
+
+    Attributes:
+        before: by name of the weight, its entries masked.
+        after: by name, of the values as stored.
+        floor: by name, a bound that no values of the kept entries go below: the rows and columns that keep
+            nothing take away from the rank.
+    """
 
     before: dict[str, float]
     after: dict[str, float]
+    floor: dict[str, float]
 
     @property
     def score_before(self) -> float:
@@ -37,19 +45,26 @@ class Restoration:
         """Mean over weights, afterwards."""
         return _mean(list(self.after.values()))
 
+    @property
+    def score_floor(self) -> float:
+        """Mean over weights of the bounds."""
+        return _mean(list(self.floor.values()))
+
 
 def restore_(
     view: View,
     mask: Mask,
-    isometry: str | Step | ModuleType = "barzilai_borwein",
+    isometry: str | Step | ModuleType = "lbfgs",
     *,
     gain: float | Mapping[str, float] = 1.0,
     report: Tell = ignore,
 ) -> Restoration:
     """Move the kept entries of every masked weight towards orthonormal rows, in place, without data.
 
-    A convolution is treated as its flattened matrix (out, in · prod(kernel)), as in the paper. Blocks of
-    equal shape are solved together. Embeddings and biases are left alone.
+    A convolution is treated as its flattened matrix (out, in · prod(kernel)), as in the paper; with
+    ``Step("lbfgs", {"target": "operator"})`` as the map that it is. Blocks of equal shape are solved
+    together. Embeddings and biases are left alone, and so is a block that would be stored no nearer to
+    isometry.
 
     Args:
         view: the network; removed entries are set to zero first.
@@ -80,24 +95,34 @@ def restore_(
     mask.apply_(view.params())
     groups = _groups(view, mask)
     blocks, solved = sum(map(len, groups)), 0
-    before: defaultdict[str, list[float]] = defaultdict(list)
-    after: defaultdict[str, list[float]] = defaultdict(list)
+    told: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     with torch.no_grad():
         for group in groups:
-            old = torch.stack([block.flatten(1) for _, block, _ in group]).to(_working_dtype(group[0][1]))
             aims = [gains[name] for name, _, _ in group]
-            old /= old.new_tensor(aims)[:, None, None]
-            keep = torch.stack([kept.flatten(1) for _, _, kept in group])
-            new = choice.member.restore(old, keep, **choice.options)
-            for (name, block, _), aim, mine, was, now in zip(
-                group, aims, new, residual(old), residual(new), strict=True
-            ):
-                block.copy_(aim * mine.reshape(block.shape))
-                before[name].append(float(was))
-                after[name].append(float(now))
+            for (name, _, _), found in zip(group, _solve(group, aims, choice), strict=True):
+                told[name].append(found)
             solved += len(group)
             report(solved, blocks)
-    return Restoration(_means(before), _means(after))
+    means = {name: [_mean(side) for side in zip(*found, strict=True)] for name, found in told.items()}
+    return Restoration(*({name: sides[n] for name, sides in means.items()} for n in range(3)))
+
+
+def _solve(
+    group: list[tuple[str, Tensor, Tensor]], aims: list[float], choice: Choice[Isometry]
+) -> list[tuple[float, float, float]]:
+    """Bring blocks of one shape to their gains, in place: the residual before and after, and its bound."""
+    target: Target = "operator" if choice.options.get("target") == "operator" else "kernel"
+    keep = torch.stack([kept for _, _, kept in group])
+    old = torch.stack([block for _, block, _ in group]).to(_working_dtype(group[0][1]))
+    gain = old.new_tensor(aims).reshape(-1, *(1 for _ in old.shape[1:]))
+    old /= gain
+    new = (choice.member.restore(old, keep, **choice.options) * gain).to(group[0][1].dtype)
+    before, after = residual(old, target), residual(new.to(old) / gain, target)
+    for (_, block, _), mine, better in zip(group, new, (after < before).tolist(), strict=True):
+        if better:
+            block.copy_(mine)
+    sides = (before.tolist(), after.minimum(before).tolist(), floor(keep, target).tolist())
+    return list(zip(*sides, strict=True))
 
 
 def _gains(view: View, mask: Mask, gain: float | Mapping[str, float]) -> dict[str, float]:
@@ -130,10 +155,6 @@ def _working_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype if tensor.dtype in {torch.float32, torch.float64} else torch.float32
 
 
-def _means(residuals: dict[str, list[float]]) -> dict[str, float]:
-    return {name: _mean(values) for name, values in residuals.items()}
-
-
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     """Of no values it is zero: nothing was masked, so that nothing is away from isometry."""
     return sum(values) / max(len(values), 1)

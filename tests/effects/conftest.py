@@ -103,6 +103,7 @@ def make_data(layers: dict[str, int] = LAYERS) -> dict[str, object]:
             "method": "gradient_descent",
             "before": {name: 9.5 for name in layers},
             "after": {name: 1.5 for name in layers},
+            "floor": {name: 0.5 for name in layers},
         },
         "findings": [
             {

@@ -65,6 +65,14 @@ def test_numbers_and_findings_are_shown(report: Report) -> None:
     assert "as large as a dense file" in text
 
 
+def test_the_distance_from_isometry_is_told_with_its_floor(data: Data) -> None:
+    """A report of an earlier version does not know the floor."""
+    told = "‖W Wᵀ - I‖: 9.5, then 1.5"
+    assert f"{told}; no less than 0.5 is possible\n" in card(Report(data))
+    del data["isometry"]["floor"]
+    assert f"{told}\n" in card(Report(data))
+
+
 def test_tables_are_rectangular(report: Report) -> None:
     for table in re.findall(r"(?:^\|.*\|\n)+", card(report), flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput
+from sigprune.base.family import Step
 from sigprune.base.seeds import generator
+from sigprune.values.mask import Mask
 from sigprune.values.operator import jacobian
-from sigprune.values.orthogonality import residual
+from sigprune.values.orthogonality import floor, residual
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.isometry import restore_
 from sigprune.verbs.measuring import measure
@@ -45,7 +49,7 @@ ORACLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("isometry", ["barzilai_borwein", "gradient_descent"])
+@pytest.mark.parametrize("isometry", ["lbfgs", "gradient_descent"])
 @pytest.mark.parametrize(("score", "sparsity"), ORACLES)
 def test_the_papers_network(score, sparsity, isometry):
     """Pruning takes the mean JSV away from 1, restoration brings it back."""
@@ -86,6 +90,47 @@ def test_residuals_are_reported_per_weight():
             blocks = [b.flatten(1) for b in weight.layout.blocks(tensor)]
             mean = sum(float(residual(b[None])) for b in blocks) / len(blocks)
             assert told[weight.name] == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("target", ["kernel", "operator"])
+def test_the_report_is_of_what_is_stored_and_of_what_was_aimed_at(target):
+    """Grouped and depthwise blocks, one without inputs; in the stored values, for a gain of 2."""
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 3, groups=2), nn.Flatten(1)
+    view = describe(nn.Sequential(*layers), example=torch.zeros(1, 3, 9, 9))
+    reinit_(view)
+    keep = dict(prune(view, sparsity=0.5, score="random").keep)
+    keep["2.weight"][:, 0] = False
+    mask = Mask(keep)
+    done = restore_(view, mask, Step("lbfgs", {"target": target}), gain=2.0)
+    mask.check(view.params())
+    for weight in view.weights:
+        stored, kept = (
+            torch.stack(list(weight.layout.blocks(side)))
+            for side in (view.params()[weight.name], keep[weight.name])
+        )
+        assert done.after[weight.name] == pytest.approx(float(residual(stored / 2, target).mean()), abs=1e-5)
+        assert done.floor[weight.name] == pytest.approx(float(floor(kept, target).mean()))
+        assert done.floor[weight.name] - 1e-5 <= done.after[weight.name] < done.before[weight.name]
+    assert done.floor["2.weight"] == (0 if target == "kernel" else math.sqrt(8 - 3))
+    assert done.score_floor == pytest.approx(sum(done.floor.values()) / 3)
+
+
+def test_half_precision_is_solved_in_single_and_never_stored_worse():
+    """Rounding alone is 0.4 % of an entry: a block that is as near as that already stays as it is."""
+    view = describe(seeded(SmallConv()).bfloat16(), example=torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16))
+    reinit_(view)
+    dense = Mask.dense(view.prunable_shapes())
+    given = {name: tensor.clone() for name, tensor in view.params().items()}
+    kept = restore_(view, dense)
+    for weight in view.weights:
+        assert kept.after[weight.name] <= kept.before[weight.name] < 0.1
+        if kept.after[weight.name] == kept.before[weight.name]:
+            assert torch.equal(view.params()[weight.name], given[weight.name])
+    mask = prune(view, sparsity=0.5, score="random")
+    apply_(view, mask)
+    done = restore_(view, mask)
+    mask.check(view.params())
+    assert done.score_after - done.score_floor < 0.2 * (done.score_before - done.score_floor)
 
 
 def test_each_weight_is_brought_to_its_own_gain():

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 
 class Isometry(Protocol):
-    """A member: ``restore(blocks, keep, *, options)`` works on many flattened blocks of one shape at once.
+    """A member: ``restore(blocks, keep, *, options)`` works on many blocks of one shape at once.
 
-    ``blocks`` is (count, rows, columns) with removed entries zero, ``keep`` the boolean pattern of the same
-    shape; the result has the same shape and dtype, removed entries zero, and no block's residual
-    ``|| B Bᵀ - I ||_F`` is larger than it was. No data is used.
+    ``blocks`` is (count, out, in, *kernel) with removed entries zero, ``keep`` the boolean pattern of that
+    shape; the result has the same shape and dtype, removed entries zero, and no block's residual is larger
+    than it was. The residual is ``|| B Bᵀ - I ||_F`` of the flattened kernel (out, in · taps); or that of the
+    convolution, in a member with an option ``target: Literal["kernel", "operator"]`` that is ``"operator"``
+    (``sigprune.values.orthogonality.residual`` measures both). No data is used.
     """
 
     PAPER: str
