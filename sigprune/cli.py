@@ -149,6 +149,7 @@ def spectrum(
     data: Annotated[str, typer.Option(help="data set")] = "digits",
     size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
+    max_memory: Annotated[float | None, typer.Option(help="GiB for batched products (4)")] = None,
     pretrained: Weights = None,
     seed: Seed = 0,
     settings: Settings = None,
@@ -161,7 +162,8 @@ def spectrum(
     from sigprune.experiment_survey import spectra_under
 
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
-    given = [*chosen, f"measure.examples={examples}", *(settings or ())]
+    bound = [] if max_memory is None else [f"measure.most_gib={max_memory}"]
+    given = [*chosen, f"measure.examples={examples}", *bound, *(settings or ())]
     recipe = _recipe(model, _own(model, pretrained), seed, given)
     names = [name.strip() for name in init.split(",") if name.strip()]
     moments = spectra_under(recipe, names, watch(quiet=quiet))

@@ -42,7 +42,8 @@ class Setting:
     def operator(self) -> Operator:
         """The Jacobian at the measured examples; batch statistics would couple them: fresh ones serve."""
         view = self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
-        return jacobian(view, self.examples("measure", self.recipe.measure.examples))
+        measured = self.recipe.measure
+        return jacobian(view, self.examples("measure", measured.examples), most_gib=measured.most_gib)
 
     def train(self) -> Split:
         """The whole train split."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +39,9 @@ def bidiagonalise(
 ) -> Bidiagonal:
     """``steps`` steps from each probe; run p * examples + e is that of probe p and example e.
 
-    Probes are uniform on the unit sphere of the outputs. A step is one product each way, for all runs at once;
-    the very last product is left out where the probe's side is exhausted. Where the space that a probe can
-    reach is, a coefficient is zero, and the run goes on with a random vector orthogonal to it.
+    Probes are uniform on the unit sphere of the outputs. A step is one product each way, for all runs at
+    once; the very last one is left out where the probe's side is exhausted. Where the space that a probe can
+    reach is exhausted, a coefficient is zero, and the run goes on with a random vector orthogonal to it.
 
     Raises:
         BadInput: more steps than the smaller side, or vectors of more than ``most_gib`` GiB.
@@ -54,11 +55,10 @@ def bidiagonalise(
             f"{steps} Lanczos vectors of {runs} runs take {needed:.1f} GiB, over the limit "
             f"most_gib={most_gib:g}; take fewer steps or probes (recipe: measure.method), or fewer examples"
         )
-    space = {"dtype": torch.float64, "device": operator.device}
-    left, right = torch.zeros(runs, steps, outputs, **space), torch.zeros(runs, steps, inputs, **space)
-    diagonal, below = torch.zeros(runs, steps, **space), torch.zeros(runs, steps, **space)
     draws = torch.randn(runs, outputs, generator=generator, dtype=torch.float64).to(operator.device)
-    unit, scale = draws / draws.norm(dim=1, keepdim=True), torch.zeros(runs, **space)
+    left, right = draws.new_zeros(runs, steps, outputs), draws.new_zeros(runs, steps, inputs)
+    diagonal, below = draws.new_zeros(runs, steps), draws.new_zeros(runs, steps)
+    unit, scale = draws / draws.norm(dim=1, keepdim=True), draws.new_zeros(runs)
     tiny = 10 * torch.finfo(operator.dtype).eps
     for step in range(steps):
         left[:, step] = unit
@@ -74,16 +74,14 @@ def bidiagonalise(
     return Bidiagonal(left, right, diagonal, below)
 
 
-def _product(product: object, vectors: Tensor, operator: Operator) -> Tensor:
+def _product(product: Callable[[Tensor], Tensor], vectors: Tensor, operator: Operator) -> Tensor:
     """The product in the operator's dtype; runs stand as (probes, examples) in it."""
-    assert callable(product)
-    many = vectors.to(operator.dtype).reshape(-1, operator.examples, vectors.shape[1])
-    done: Tensor = product(many)
-    return done.to(torch.float64).flatten(0, 1)
+    many = vectors.to(operator.dtype).unflatten(0, (-1, operator.examples))
+    return product(many).to(torch.float64).flatten(0, 1)
 
 
 def _next(vectors: Tensor, basis: Tensor, tiny: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Length and direction of what is orthogonal to the basis; length 0 and any direction where it is tiny."""
+    """Length and direction of what is orthogonal to the basis; where it is tiny, 0 and any direction."""
     rest = _orthogonal(vectors, basis)
     lengths = rest.norm(dim=1)
     lost = lengths <= tiny

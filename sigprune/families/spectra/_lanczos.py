@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigprune.families.spectra._bidiagonal import Bidiagonal, bidiagonalise
+from sigprune.families.spectra._bidiagonal import bidiagonalise
 from sigprune.families.spectra._shared import small_side_first
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Estimate, Spectrum
@@ -28,7 +28,7 @@ class Rule:
     Attributes:
         nodes: shape (runs, nodes), descending.
         shares: of the spectrum, shape of ``nodes``; each row sums to 1.
-        rest: shares of the part that is known by its probe only, each row sums to 1 (0 where nothing is left).
+        rest: shares of the part that is known by its probe only; each row sums to 1, or 0 if there is none.
         unknown: the share of that part, shape (runs,).
     """
 
@@ -42,7 +42,7 @@ class Rule:
         return (self.shares * function(self.nodes)).sum(1)
 
     def variance(self, function: Callable[[Tensor], Tensor], count: int) -> Tensor:
-        """Of the integral, over uniform unit probes u in d dimensions: Var(uᵀFu) = 2 Var(spectrum) / (d + 2)."""
+        """Of the integral: uᵀFu of a uniform unit vector u of size d has 2 / (d + 2) of F's spectrum's."""
         values = function(self.nodes)
         mean = (self.rest * values).sum(1, keepdim=True)
         spread = (self.rest * (values - mean).square()).sum(1)
@@ -50,7 +50,7 @@ class Rule:
 
 
 def lanczos_spectrum(
-    operator: Operator, generator: torch.Generator, steps: int, probes: int, top: int, most_gib: float
+    operator: Operator, generator: torch.Generator, *, steps: int, probes: int, top: int, most_gib: float
 ) -> Spectrum:
     """See the member ``lanczos``."""
     operator = small_side_first(operator)
@@ -113,7 +113,7 @@ def _rule(nodes: Tensor, weights: Tensor, known: Tensor, count: int) -> Rule:
 
 
 def _radau(matrix: Tensor, known: Tensor, count: int) -> Rule:
-    """The Gauss-Radau rule with a node at 0: where Gauss' rule overestimates a mean, this one underestimates it.
+    """The Gauss-Radau rule with a node at 0: it underestimates a mean value where Gauss' overestimates it.
 
     Source: Golub, Meurant 2010, Matrices, Moments and Quadrature, section 6.2.
     """
@@ -125,7 +125,7 @@ def _radau(matrix: Tensor, known: Tensor, count: int) -> Rule:
 def _estimate(
     rules: tuple[Rule, Rule], function: Callable[[Tensor], Tensor], count: int, spoilt: Tensor
 ) -> Estimate:
-    """Between the two rules, pooled over runs; the error has the spread over probes and half their distance."""
+    """Between the two rules, pooled; the error has the variance over probes and half their distance."""
     one, other = (rule.integral(function) + spoilt for rule in rules)
     variance = rules[0].variance(function, count)
     chance, distance = float(variance.sum().sqrt()) / len(one), float((one - other).abs().mean()) / 2

@@ -41,5 +41,5 @@ def measure(
         if products > most_products
         else f"{gib:.3g} GiB, over most_gib={most_gib:g}"
     )
-    spectrum = lanczos_spectrum(operator, generator, steps, probes, 10, most_gib)
+    spectrum = lanczos_spectrum(operator, generator, steps=steps, probes=probes, top=10, most_gib=most_gib)
     return replace(spectrum, method=f"{spectrum.method}; an exact spectrum takes {limit}")

@@ -26,13 +26,14 @@ def measure(
     ``values`` are the nodes of Gauss' quadrature rules with their shares of the min(outputs, inputs) singular
     values; ``top`` are the largest of them, never above the true ones (but for rounding), and some singular
     value is within ``bounds`` of each. Values that have converged count once each, so their share is not left
-    to chance (Bhattacharjee et al. 2025, arXiv 2410.21690); of a large value that occurs a few times exactly,
-    one probe sees one. Mean, mean square and gap carry the standard error over probes, together with half the
-    distance between Gauss' and Gauss-Radau's rule. With as many steps as there are singular values, all are
-    exact. Cost: 2 steps products per probe, half of them forward-mode passes; probes and examples are batched.
-    Memory: (outputs + inputs) steps float64 numbers per probe and example.
+    to chance (Bhattacharjee et al. 2025, arXiv 2410.21690). Mean, mean square and gap carry the standard
+    error over probes, together with half the distance between Gauss' and Gauss-Radau's rule. With as many
+    steps as there are singular values, all are exact. Of a large value that occurs two or three times exactly
+    a short run sees one: the errors do not know of the others. Cost: 2 steps products per probe, half of them
+    forward-mode passes; probes and examples are batched. Memory: (outputs + inputs) steps float64 numbers per
+    probe and example.
 
     Raises:
         BadInput: they take more than ``most_gib`` GiB.
     """
-    return lanczos_spectrum(operator, generator, steps, probes, top, most_gib)
+    return lanczos_spectrum(operator, generator, steps=steps, probes=probes, top=top, most_gib=most_gib)

@@ -11,7 +11,9 @@ from sigprune.families.spectra._shared import small_side_first
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Estimate, Spectrum
 
-PAPER = "Hutchinson 1990, doi 10.1080/03610919008812866; pairs of probes: Kong, Valiant 2017, arXiv 1602.00061"
+PAPER = (
+    "Hutchinson 1990, doi 10.1080/03610919008812866; pairs of probes: Kong, Valiant 2017, arXiv 1602.00061"
+)
 
 
 def measure(
@@ -64,7 +66,8 @@ def _orthonormal(size: int, count: int, generator: torch.Generator) -> Tensor:
     if count == size:
         return torch.eye(size, dtype=torch.float64)
     draws = torch.randn(size, count, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(draws).Q.T
+    rows: Tensor = torch.linalg.qr(draws).Q.T
+    return rows
 
 
 def _gram(products: Tensor) -> Tensor:
@@ -76,9 +79,10 @@ def _gram(products: Tensor) -> Tensor:
 
 
 def _constants(size: int, count: int) -> tuple[float, float]:
-    """Two second moments of P, the projection on ``count`` uniform directions of ``size``, for tr H = 0:
+    """Var(tr PH) and E ||PHP - (tr PH / count) P||²_F over ||H||²_F, for any H with tr H = 0.
 
-    Var(tr PH) and E ||PHP - (tr PH / count) P||²_F, both over ||H||²_F.
+    P projects on ``count`` uniform directions of ``size``: E[P_ij P_kl] is a δ_ij δ_kl + b (δ_ik δ_jl +
+    δ_il δ_jk) as for every law that rotations keep, and tr P = count and P² = P give a and b.
     """
     if count == size:
         return 0.0, 1.0
