@@ -52,7 +52,7 @@ def bidiagonalise(
     needed = runs * steps * (outputs + inputs) * 8 / 2**30
     if needed > most_gib:
         raise BadInput(
-            f"{steps} Lanczos vectors of {runs} runs take {needed:.1f} GiB, over the limit "
+            f"{steps} Lanczos vectors of {runs} runs take {needed:.3g} GiB, over the limit "
             f"most_gib={most_gib:g}; take fewer steps or probes (recipe: measure.method), or fewer examples"
         )
     draws = torch.randn(runs, outputs, generator=generator, dtype=torch.float64).to(operator.device)

@@ -28,7 +28,7 @@ def exact_spectrum(operator: Operator, at_once: int, most_products: int, most_gi
     if map_gib(operator) > most_gib:
         raise BadInput(
             f"an exact spectrum of {operator.examples} maps of {small} x {large} takes "
-            f"{map_gib(operator):.1f} GiB, over the limit most_gib={most_gib:g}; take fewer examples "
+            f"{map_gib(operator):.3g} GiB, over the limit most_gib={most_gib:g}; take fewer examples "
             "(recipe: measure.examples)"
         )
     rows = torch.empty(operator.examples, small, large, dtype=operator.dtype, device=operator.device)

@@ -20,6 +20,9 @@ CONVERGED = 1e-2
 CHANCE = 25.0
 """n times the weight of a simple singular value is chi-squared (1): it is larger with probability 6e-7."""
 
+LEFT = 0.05
+"""The weight of m values is near m / n, and hardly ever below this share of it unless they are very few."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
@@ -86,14 +89,14 @@ def lanczos_spectrum(
 def _known(values: Tensor, bounds: Tensor, weights: Tensor, count: int) -> Tensor:
     """How many of the leading nodes are singular values of their own, each a 1/n of the spectrum.
 
-    A weight too large for chance is that of many equal values, and stays a share that the probe tells.
+    A weight too large for chance is that of many equal values, and stays a share that the probe tells. So it
+    is where too little weight is left for all the other values.
     """
     if values.shape[1] == count:
         return torch.full((len(values),), count)
     sure = (bounds <= CONVERGED * values) & (count * weights <= CHANCE)
-    known = sure.long().cumprod(1).sum(1)
-    left = torch.where(_leading(known, values.shape[1]), 0.0, weights).sum(1)
-    return torch.where(left > 1e-12, known, 0)
+    left, others = 1 - weights.cumsum(1), count - 1 - torch.arange(values.shape[1])
+    return (sure & (count * left >= LEFT * others)).long().cumprod(1).sum(1)
 
 
 def _leading(known: Tensor, size: int) -> Tensor:

@@ -42,7 +42,7 @@ def measure(
     needed = count * operator.examples * large * operator.dtype.itemsize / 2**30
     if needed > most_gib:
         raise BadInput(
-            f"moments from {count} probes take {needed:.1f} GiB, over the limit most_gib={most_gib:g}; take "
+            f"moments from {count} probes take {needed:.3g} GiB, over the limit most_gib={most_gib:g}; take "
             "fewer probes, or fewer examples (recipe: measure.examples)"
         )
     units = torch.stack([_orthonormal(small, count, generator) for _ in range(operator.examples)], 1)
@@ -50,13 +50,14 @@ def measure(
     products = torch.cat([operator.rmatmat(part) for part in units.split(at_once)])
     compressed = torch.stack([_gram(example) for example in products.unbind(1)])
     deviations = compressed - torch.eye(count, dtype=torch.float64)
-    level, gap, level_error = _invariants(deviations, small)
+    diagonal, rows = deviations.diagonal(dim1=1, dim2=2), deviations.square().sum(2)
+    level, gap, level_error = _invariants(diagonal.sum(1), rows.sum(1), count, small)
     return Spectrum(
         torch.empty(operator.examples, 0, dtype=torch.float64),
         "moments",
         count=operator.examples * small,
         mean_square=_pooled(level + 1, level_error),
-        gap=_pooled(gap, _jackknife(deviations, small)),
+        gap=_pooled(gap, _jackknife(diagonal, rows, small)),
         method=f"moments from {count} probes",
     )
 
@@ -91,27 +92,27 @@ def _constants(size: int, count: int) -> tuple[float, float]:
     return 2 * b, a + b - 2 * b / count
 
 
-def _invariants(compressed: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """tr(H)/n and ||H||²_F/n from compressions (..., m, m), unbiased; the standard error of the first."""
-    count = compressed.shape[-1]
+def _invariants(trace: Tensor, squares: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """tr(H)/n and ||H||²_F/n from those of compressions by ``count``, unbiased; standard error of the first."""
     variance, spread = _constants(size, count)
-    level = compressed.diagonal(dim1=-2, dim2=-1).mean(-1)
-    rest = compressed.square().sum((-2, -1)) - count * level.square()
+    level = trace / count
+    rest = squares - count * level.square()
     traceless = rest.clamp_min(0) / spread if count > 1 or size == 1 else torch.full_like(level, torch.nan)
     of_level = variance * traceless / count**2
     return level, level.square() - of_level + traceless / size, of_level.sqrt()
 
 
-def _jackknife(compressed: Tensor, size: int) -> Tensor:
-    """The standard error of the gap, from leaving out one probe at a time."""
-    count = compressed.shape[-1]
+def _jackknife(diagonal: Tensor, rows: Tensor, size: int) -> Tensor:
+    """The standard error of the gap, from leaving out one probe at a time; ``rows`` are sums of squares."""
+    count = diagonal.shape[1]
     if count == size:
-        return torch.zeros(len(compressed), dtype=torch.float64)
+        return torch.zeros(len(diagonal), dtype=torch.float64)
     if count < 3:
-        return torch.full((len(compressed),), torch.nan, dtype=torch.float64)
-    others = [[j for j in range(count) if j != i] for i in range(count)]
-    gaps = torch.stack([_invariants(compressed[:, keep][:, :, keep], size)[1] for keep in others])
-    spread = (count - 1) / count * (gaps - gaps.mean(0)).square().sum(0)
+        return torch.full((len(diagonal),), torch.nan, dtype=torch.float64)
+    trace = diagonal.sum(1, keepdim=True) - diagonal
+    squares = rows.sum(1, keepdim=True) - 2 * rows + diagonal.square()
+    gaps = _invariants(trace, squares, count - 1, size)[1]
+    spread = (count - 1) / count * (gaps - gaps.mean(1, keepdim=True)).square().sum(1)
     return (spread * (1 - count / size)).sqrt()
 
 
