@@ -93,7 +93,7 @@ def _constants(size: int, count: int) -> tuple[float, float]:
 
 
 def _invariants(trace: Tensor, squares: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """tr(H)/n and ||H||²_F/n from those of compressions by ``count``, unbiased; standard error of the first."""
+    """Unbiased tr(H)/n and ||H||²_F/n from those of compressions, and the standard error of the first."""
     variance, spread = _constants(size, count)
     level = trace / count
     rest = squares - count * level.square()
