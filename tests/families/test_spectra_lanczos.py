@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -158,3 +160,16 @@ def test_gauss_and_radau_enclose_the_mean_of_a_probe():
     )
     truth = float((RISING**2 - 1).square().mean())
     assert abs(alone.gap.value - truth) <= 2 * alone.gap.error, "one node knows no second moment of squares"
+
+
+@pytest.mark.parametrize(("steps", "products"), [(5, 20), (12, 48), (20, 78)])
+def test_it_takes_the_products_that_it_says(steps, products):
+    operator, taken = dense_operator(low_rank(20)[None]), []
+
+    def counted(product):
+        return lambda vectors: taken.append(len(vectors)) or product(vectors)
+
+    counting = replace(operator, matmat=counted(operator.matmat), rmatmat=counted(operator.rmatmat))
+    found = spectra.get("lanczos").measure(counting, generator(0, "test"), steps=steps, probes=2)
+    assert sum(taken) == products
+    assert f"from 2 probes ({products} products)" in found.method
