@@ -109,6 +109,15 @@ def test_a_low_rank_and_an_isometry_are_exact_after_few_steps():
     torch.testing.assert_close(equal.top, torch.full((1, 3), 2.0, dtype=torch.float64))
 
 
+def test_equal_values_keep_the_share_that_their_probe_gives_them():
+    """Their one node has converged, but it is no single value; neither are the copies that restarts find."""
+    values = torch.tensor([3.0, 2.0] + [1.0] * 10, dtype=torch.float64)
+    found = lanczos(prescribed(values, 15)[None], steps=6)
+    torch.testing.assert_close(found.weights.sum(1), torch.ones(1, dtype=torch.float64))
+    assert found.mean.value == pytest.approx(float(values.mean()), rel=1e-6)
+    torch.testing.assert_close(found.top[0], values[:6])
+
+
 @pytest.mark.parametrize("inputs", [60, 90])
 @pytest.mark.parametrize("seed", range(5))
 def test_top_values_have_bounds_that_hold_and_are_never_too_large(inputs, seed):
