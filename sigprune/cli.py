@@ -152,6 +152,7 @@ def spectrum(
     data: Annotated[str, typer.Option(help="data set")] = "digits",
     size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
+    max_memory: Annotated[float | None, typer.Option(help="GiB for batched products (4)")] = None,
     pretrained: Weights = None,
     seed: Seed = 0,
     settings: Settings = None,
@@ -167,7 +168,8 @@ def spectrum(
         raise BadInput("--init A,B is --compare init.method=A,B: give one of them")
     path, values = _compared(compare or f"init.method={init or 'orthogonal,kaiming'}")
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
-    given = [*chosen, f"measure.examples={examples}", *(settings or ())]
+    bound = [] if max_memory is None else [f"measure.most_gib={max_memory}"]
+    given = [*chosen, f"measure.examples={examples}", *bound, *(settings or ())]
     variants = {
         f"after {value}" if path == "init.method" else f"{path}={value}": _recipe(
             model, _own(model, pretrained), seed, [*given, f"{path}={value}"]

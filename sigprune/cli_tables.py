@@ -18,6 +18,7 @@ from sigprune.effects.schema import FindingFacts, Histogram, IsometryFacts, Mome
 from sigprune.values.finding import Finding
 
 _STATISTICS = ("mean", "std", "min", "median", "max", "condition")
+_ESTIMATES = ("mean", "mean_error", "median", "max", "mean_square", "mean_square_error", "gap", "gap_error")
 _CHANCE = (
     "warning: no better than saying the largest class; train longer (--epochs) or differently "
     "(for example --set train.optimizer=adamw --set train.lr=0.001)"
@@ -55,14 +56,19 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Plain]], *, digits:
 
 
 def print_signal(console: Console, moments: Sequence[Moment]) -> None:
-    """Singular values at every moment; histograms on one logarithmic axis, where there is room for them."""
+    """Singular values at every moment; histograms on one logarithmic axis, where there is room for them.
+
+    Estimates are shown with what they know, standard errors, and how they were made.
+    """
+    methods = dict.fromkeys(m.get("method", "") for m in moments if m.get("kind", "exact") != "exact")
+    known = [k for k in _ESTIMATES if any(not math.isnan(number(m["summary"][k])) for m in moments)]
+    keys = known if methods else list(_STATISTICS)
     edges = [edge for m in moments for edge in _occupied(m["histogram"])]
     low, high = min(edges, default=1.0), max(edges, default=1.0)
     span = f"{low:.2g} to {high:.2g}, log"
     blocks = " ▁▂▃▄▅▆▇█" if console.encoding.lower().startswith("utf") else " .:-=+*#%"
     rows: list[dict[str, Plain]] = [
-        {"singular values": m["moment"], **{key: number(m["summary"][key]) for key in _STATISTICS}}
-        for m in moments
+        {"singular values": m["moment"], **{key: number(m["summary"][key]) for key in keys}} for m in moments
     ]
     taken = sum(3 + max(len(key), *(len(_cell(row[key], 3)) for row in rows)) for key in rows[0])
     width = min(_WIDTH, console.width - taken) if console.is_terminal else _WIDTH
@@ -70,6 +76,8 @@ def print_signal(console: Console, moments: Sequence[Moment]) -> None:
         bars = [_bars(m["histogram"], low, high, blocks, width) for m in moments]
         rows = [row | {span: bar} for row, bar in zip(rows, bars, strict=True)]
     print_rows(console, rows, digits=3)
+    for method in methods:
+        console.print(f"estimated by {method}")
 
 
 def print_report(console: Console, report: Report, folder: Path) -> None:

@@ -46,7 +46,9 @@ class Setting:
 
     def operator(self) -> Operator:
         """The Jacobian at the measured examples."""
-        return jacobian(self.measured_view, self.examples("measure", self.recipe.measure.examples))
+        measured = self.recipe.measure
+        examples = self.examples("measure", measured.examples)
+        return jacobian(self.measured_view, examples, most_gib=measured.most_gib)
 
     def train(self) -> Split:
         """The whole train split."""

@@ -126,12 +126,14 @@ class Measure(Section):
     """Singular values of the input-output Jacobian.
 
     Attributes:
-        method: a member of the spectra family.
+        method: a member of the spectra family; ``auto`` is exact where that is affordable.
         examples: training examples at which it is taken.
+        most_gib: bound on the memory of products that are batched, in GiB.
     """
 
-    method: Annotated[Step, Choose(spectra, "measure.method", "exact")] = Step("exact")
+    method: Annotated[Step, Choose(spectra, "measure.method", "auto")] = Step("auto")
     examples: int = Field(default=8, ge=1, le=MOST)
+    most_gib: float = Field(default=4.0, gt=0)
 
 
 class Bounds(Section):

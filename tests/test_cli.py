@@ -68,6 +68,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ),
         (["spectrum", "timm:test_resnet", "--data", "digit"], "data.source: unknown data set 'digit'"),
         (["spectrum", "timm:test_resnet", "--examples", "0"], "measure.examples: expected a value greater"),
+        (["spectrum", "timm:test_resnet", "--max-memory", "0"], "measure.most_gib: expected a value greater"),
         (["shwo"], "No such command 'shwo'"),
         (["run", "quickstart", "--frce"], "No such option"),
         (["run"], "Missing argument 'RECIPE'"),
@@ -303,6 +304,8 @@ def test_spectrum_compares_initialisers(capsys):
     lines = out.splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == [m["moment"] for m in moments]
     assert all(line.endswith(tuple("▁▂▃▄▅▆▇█")) for line in lines[2:])
+    estimate = [*arguments, "--max-memory", "0.5", "--set", "measure.method=moments"]
+    assert "estimated by moments from 10 probes" in call(capsys, *estimate)[1]
 
 
 @pytest.fixture(scope="module")

@@ -68,11 +68,20 @@ def of_init(view: View, treated: Sequence[Treatment]) -> list[Plain]:
 
 
 def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:
-    """Summary and histogram of the singular values at one moment."""
+    """How they were found, summary and histogram of the singular values at one moment.
+
+    A quadrature node counts as the number of singular values that it stands for; moments fill no bin.
+    """
+    summary, shares = spectrum.summary(), spectrum.weights
+    counts = None if shares is None else shares.reshape(-1) * (summary.count / len(shares))
     return {
         "moment": moment,
-        "summary": dict(spectrum.summary().to_dict()),
-        "histogram": histogram(spectrum.values.reshape(-1).tolist()),
+        "method": spectrum.method,
+        "kind": spectrum.kind,
+        "summary": dict(summary.to_dict()),
+        "histogram": histogram(
+            spectrum.values.reshape(-1).tolist(), None if counts is None else counts.tolist()
+        ),
     }
 
 

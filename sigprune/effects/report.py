@@ -188,7 +188,7 @@ def number(value: Number) -> float:
     return float(value)
 
 
-def histogram(values: npt.ArrayLike) -> dict[str, Plain]:
+def histogram(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> dict[str, Plain]:
     """Counts of non-negative values in 40 bins of equal width on a logarithmic axis.
 
     The edges span the positive values, but at most six decades below the largest, in tenths of a decade.
@@ -196,6 +196,7 @@ def histogram(values: npt.ArrayLike) -> dict[str, Plain]:
 
     Args:
         values: singular values, any shape.
+        weights: how many values each stands for, same shape (1); sums are rounded to integers.
 
     Returns:
         ``edges`` (41 floats, ascending) and ``counts`` (40 integers). The first bin also counts what is
@@ -206,12 +207,13 @@ def histogram(values: npt.ArrayLike) -> dict[str, Plain]:
         3
     """
     pooled = np.asarray(values, dtype=np.float64).reshape(-1)
-    pooled = pooled[~np.isnan(pooled)]
+    share = np.ones_like(pooled) if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1)
+    pooled, share = pooled[~np.isnan(pooled)], share[~np.isnan(pooled)]
     low, high = _range(pooled[(pooled > 0) & np.isfinite(pooled)])
     edges = [10.0 ** (low + (high - low) * i / BINS) for i in range(BINS + 1)]
     bins = np.clip(np.searchsorted(edges, pooled, side="right") - 1, 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    return {"edges": [*edges], "counts": [int(c) for c in counts]}
+    counts = np.bincount(bins, share, minlength=BINS)
+    return {"edges": [*edges], "counts": [round(float(c)) for c in counts]}
 
 
 def _range(positive: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -18,9 +18,11 @@ class Histogram(TypedDict):
 
 
 class Moment(TypedDict):
-    """Singular values of the input-output Jacobian at one moment of the run."""
+    """Singular values of the input-output Jacobian at one moment of the run, and how they were found."""
 
     moment: str
+    method: NotRequired[str]
+    kind: NotRequired[str]
     summary: dict[str, Number]
     histogram: Histogram
 

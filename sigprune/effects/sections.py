@@ -70,10 +70,11 @@ def figures(report: Report) -> str:
 
 
 def signal(report: Report) -> str:
-    """A table of the singular values, moment by moment."""
+    """A table of the singular values, moment by moment, and how they were found."""
     keys = ("mean", "std", "min", "median", "max", "condition")
     rows = [(m["moment"], *(number_text(m["summary"][key]) for key in keys)) for m in report.facts["signal"]]
-    return table(("", *keys), rows) if rows else "Not measured."
+    told = "; ".join(dict.fromkeys(m["method"] for m in report.facts["signal"] if m.get("method")))
+    return table(("", *keys), rows) + (f"\n\nMethod: {told}." if told else "") if rows else "Not measured."
 
 
 def findings(report: Report) -> str:

@@ -18,7 +18,7 @@ from sigprune.values.spectrum import Spectrum
 
 def measure(
     operator: Operator,
-    method: str | Step | ModuleType = "exact",
+    method: str | Step | ModuleType = "auto",
     *,
     seed: int = 0,
     report: Tell = ignore,
@@ -27,12 +27,17 @@ def measure(
 
     Args:
         operator: for example ``jacobian(view, batch)``.
-        method: a member of the spectra family.
+        method: a member of the spectra family; ``auto`` is exact where that is affordable, else an estimate
+            from few products, and says so in ``Spectrum.method``.
         seed: for methods that draw probes.
-        report: called with (products taken, products of an exact spectrum).
+        report: called with (products taken, products of an exact spectrum); with both equal at the end.
 
     Returns:
-        Spectrum; an exact one has all values, shape (examples, values per example).
+        Spectrum; an exact one has all values, shape (examples, values per example). What an estimate does not
+        tell is NaN in its summary.
+
+    Raises:
+        BadInput: more products or memory than the method's options allow.
 
     Example:
         >>> import torch
@@ -43,7 +48,9 @@ def measure(
         1.0
     """
     choice = spectra.choose(method)
-    return choice.member.measure(_told(operator, report), generator(seed, "measure"), **choice.options)
+    spectrum = choice.member.measure(_told(operator, report), generator(seed, "measure"), **choice.options)
+    report(min(operator.shape), min(operator.shape))
+    return spectrum
 
 
 def _told(operator: Operator, report: Tell) -> Operator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def verify(
 
     Args:
         view: the network as it stands.
-        batch: what a data loader yields; the Jacobian is measured exactly on it.
+        batch: what a data loader yields; the Jacobian is measured on it, exactly where that is affordable.
         bounds: finding name -> bounds that replace the defaults in ``sigprune.values.finding.BOUNDS``.
         mask: what was pruned, if anything.
         seed: for spectrum methods that draw probes.
@@ -100,14 +101,23 @@ def _finite_output(evidence: Evidence) -> Result:
 def _mean_jsv(evidence: Evidence) -> Result:
     if evidence.spectrum is None:
         return None
-    mean = evidence.spectrum.summary().mean
+    summary = evidence.spectrum.summary()
     weak = "the signal dies out: raise init.method.gain, or restore isometry if that is off"
-    return mean, "", weak if mean < 1 else "the signal explodes: lower init.method.gain"
+    remedy = weak if summary.level < 1 else "the signal explodes: lower init.method.gain"
+    return summary.level, "", remedy + _estimated(evidence.spectrum)
+
+
+def _estimated(spectrum: Spectrum) -> str:
+    """What a value that was not measured exactly is instead."""
+    if spectrum.kind == "exact":
+        return ""
+    word = "the root mean square" if math.isnan(spectrum.mean.value) else "the mean"
+    return f" ({word} is an estimate: {spectrum.method})"
 
 
 def _condition_number(evidence: Evidence) -> Result:
-    if evidence.spectrum is None:
-        return None
+    if evidence.spectrum is None or evidence.spectrum.kind != "exact":
+        return None  # no estimate knows the smallest value
     return (
         evidence.spectrum.summary().condition,
         "",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from sigprune.base.errors import FindingFailed
+from sigprune.base.seeds import generator
 from sigprune.values.finding import Finding, Findings
-from sigprune.values.spectrum import Spectrum
+from sigprune.values.spectrum import Estimate, Spectrum
 
 
 def test_summary_pools_examples():
@@ -18,6 +20,31 @@ def test_summary_pools_examples():
     assert summary.condition == 4.0, "max and min over all examples, as the paper pools them"
     assert summary.median == 2.5
     assert summary.std == pytest.approx(math.sqrt(1.25))
+
+
+def test_quantiles_are_those_of_numpy():
+    values = torch.rand(3, 41, dtype=torch.float64, generator=generator(0, "test")).sort(descending=True)[0]
+    at = (0.0, 0.01, 0.25, 0.5, 0.77, 1.0)
+    expected = np.quantile(values.numpy(), at, method="inverted_cdf")
+    np.testing.assert_allclose(Spectrum(values).quantiles(at), expected)
+    repeated = Spectrum(torch.tensor([[3.0, 1.0]]), "quadrature", torch.tensor([[0.25, 0.75]]))
+    assert repeated.quantiles((0.5, 0.75, 0.76)) == (1.0, 1.0, 3.0)
+    assert all(map(math.isnan, Spectrum(torch.empty(2, 0), "moments").quantiles()))
+
+
+def test_flatness_is_det_over_trace():
+    values = torch.tensor([[4.0, 2.0, 1.0]], dtype=torch.float64)
+    assert Spectrum(values).summary().flatness == pytest.approx(4 / 7)  # 64^(1/3) / (21 / 3)
+    assert Spectrum(5 * values).summary().flatness == pytest.approx(4 / 7), "whatever the scale"
+    assert Spectrum(torch.full((2, 3), 7.0)).summary().flatness == pytest.approx(1)
+    assert Spectrum(torch.tensor([[1.0, 0.0]])).summary().flatness == 0
+
+
+def test_the_level_is_the_mean_or_the_root_mean_square():
+    assert Spectrum(torch.tensor([[3.0, 1.0]])).summary().level == 2
+    known = Spectrum(torch.empty(1, 0), "moments", count=4, mean_square=Estimate(9.0, 0.1)).summary()
+    assert (known.level, known.count) == (3.0, 4)
+    assert math.isnan(known.mean)
 
 
 def test_a_lost_direction_has_infinite_condition():

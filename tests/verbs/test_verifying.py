@@ -6,13 +6,18 @@ import pytest
 import torch
 
 from sigprune.base.errors import FindingFailed, UnknownName
+from sigprune.base.family import Step
 from sigprune.values.finding import Bound
 from sigprune.values.mask import Mask
+from sigprune.values.operator import jacobian
 from sigprune.verbs.initialising import reinit_
+from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe
 from sigprune.verbs.pruning import prune
 from sigprune.verbs.verifying import Evidence, judge, verify
 from tests.networks import labelled, mlp
+
+WORK = {"lanczos": "steps", "moments": "probes"}
 
 
 @pytest.fixture
@@ -74,3 +79,17 @@ def test_dead_weights(view):
     findings = judge(Evidence(view, labelled(view)[0], dead=("a", "b", "c")))
     dead = next(f for f in findings if f.name == "dead_weights")
     assert (dead.value, dead.where, dead.ok, dead.required) == (3.0, "a and 2 more", False, True)
+
+
+def test_estimates_say_so_and_leave_out_what_they_do_not_know(view):
+    batch = labelled(view)[0]
+    for method, word in (("lanczos", "the mean is"), ("moments", "the root mean square is")):
+        spectrum = measure(jacobian(view, batch), Step(method, {WORK[method]: 2}))
+        findings = judge(Evidence(view, batch, spectrum), {"mean_jsv": Bound(5.0, 6.0)})
+        assert [f.name for f in findings] == ["finite_output", "mean_jsv"]
+        (level,) = (f for f in findings if f.name == "mean_jsv")
+        assert level.value == pytest.approx(spectrum.summary().level)
+        assert f"({word} an estimate: {spectrum.method})" in level.remedy
+    exact = judge(Evidence(view, batch, measure(jacobian(view, batch))))
+    assert "condition_number" in {f.name for f in exact}
+    assert not any("estimate" in f.remedy for f in exact)
