@@ -14,11 +14,16 @@ from sigprune.effects.training import Split, TrainPlan, device_of
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
 from sigprune.values.batch import Batch
+from sigprune.values.gains import Profile
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
 from sigprune.verbs.fitting import Batches, Fitted, fit_images
 from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.opening import class_args, describe, open_model
+from sigprune.verbs.profiling import profile
+
+_PROBES = 2
+"""Per example: eight examples, the default, make sixteen directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +45,20 @@ class Setting:
         return next(iter(self.batches(purpose, count, count)))
 
     def operator(self) -> Operator:
-        """The Jacobian at the measured examples; batch statistics would couple them: fresh ones serve."""
-        view = self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
-        return jacobian(view, self.examples("measure", self.recipe.measure.examples))
+        """The Jacobian at the measured examples."""
+        return jacobian(self.measured_view(), self.measured())
+
+    def profile(self) -> Profile:
+        """The gains of the stages at the measured examples, from a few probes."""
+        return profile(self.measured_view(), self.measured(), probes=_PROBES, seed=self.recipe.seed)
+
+    def measured_view(self) -> View:
+        """The network; statistics of a batch would couple its examples: fresh ones serve."""
+        return self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """The examples that the Jacobian is measured at."""
+        return self.examples("measure", self.recipe.measure.examples)
 
     def train(self) -> Split:
         """The whole train split."""

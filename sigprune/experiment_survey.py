@@ -96,7 +96,8 @@ def spectra_under(recipe: Recipe, names: Sequence[str], progress: Progress) -> l
             reinit_(setting.view, step, seed=recipe.seed, gates=recipe.init.gates, policy=policy)
         with progress.step(f"measure {title}") as tell:
             spectrum = measure(setting.operator(), recipe.measure.method, seed=recipe.seed, report=tell)
-        moments.append(cast("Moment", facts.of_spectrum(title, spectrum)))
+            gains = setting.profile()
+        moments.append(cast("Moment", facts.of_spectrum(title, spectrum, gains)))
     return moments
 
 

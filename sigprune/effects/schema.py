@@ -17,12 +17,24 @@ class Histogram(TypedDict):
     counts: list[int]
 
 
+class Gains(TypedDict):
+    """Gains of one stage, as :class:`sigprune.values.gains.StageGain` has them."""
+
+    stage: str
+    forward: Number
+    forward_error: Number
+    backward: Number
+    backward_error: Number
+    activation: Number
+
+
 class Moment(TypedDict):
-    """Singular values of the input-output Jacobian at one moment of the run."""
+    """Singular values of the input-output Jacobian at one moment of the run; stages in order of running."""
 
     moment: str
     summary: dict[str, Number]
     histogram: Histogram
+    profile: NotRequired[list[Gains]]
 
 
 class Layer(TypedDict):
