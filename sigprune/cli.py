@@ -157,7 +157,7 @@ def spectrum(
 ) -> None:
     """Singular values of the input-output Jacobian, as opened and after each initialiser."""
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_signal
+    from sigprune.cli_tables import console, print_json, print_signal, print_weakest
     from sigprune.experiment_survey import spectra_under
 
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
@@ -166,6 +166,7 @@ def spectrum(
     names = [name.strip() for name in init.split(",") if name.strip()]
     moments = spectra_under(recipe, names, watch(quiet=quiet))
     print_json(moments) if as_json else print_signal(console(), moments)
+    print_weakest(console(stderr=True), moments, recipe.bounds()["mean_jsv"])
 
 
 @app.command(name="list")

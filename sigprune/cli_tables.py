@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sigprune.base.family import Plain
-from sigprune.effects.report import Report, number
+from sigprune.effects.report import Report, gains, number
 from sigprune.effects.schema import FindingFacts, Histogram, IsometryFacts, Moment
-from sigprune.values.finding import Finding
+from sigprune.values.finding import Bound, Finding
 
 _STATISTICS = ("mean", "std", "min", "median", "max", "condition")
 _CHANCE = (
@@ -70,6 +70,16 @@ def print_signal(console: Console, moments: Sequence[Moment]) -> None:
         bars = [_bars(m["histogram"], low, high, blocks, width) for m in moments]
         rows = [row | {span: bar} for row, bar in zip(rows, bars, strict=True)]
     print_rows(console, rows, digits=3)
+
+
+def print_weakest(console: Console, moments: Sequence[Moment], bound: Bound) -> None:
+    """One line for each moment whose mean singular value is out of bounds: at which stage it gets there."""
+    for m in moments:
+        mean = number(m["summary"]["mean"])
+        change = gains(m).largest_change(falling=None if math.isnan(mean) else mean < bound.low)
+        if not bound.low <= mean <= bound.high and change is not None:
+            finding = Finding("mean_jsv", m["moment"], mean, bound.low, bound.high, remedy=str(change))
+            console.print(str(finding), style="yellow")
 
 
 def print_report(console: Console, report: Report, folder: Path) -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from sigprune.base.family import Family, Plain
-from sigprune.effects.report import Report, number
+from sigprune.effects.report import Report, gains, number
 from sigprune.effects.schema import Number
 from sigprune.families.allocations import allocations
 from sigprune.families.datasets import datasets
@@ -70,10 +70,15 @@ def figures(report: Report) -> str:
 
 
 def signal(report: Report) -> str:
-    """A table of the singular values, moment by moment."""
+    """A table of the singular values, moment by moment; then the stage that changes the signal most."""
     keys = ("mean", "std", "min", "median", "max", "condition")
     rows = [(m["moment"], *(number_text(m["summary"][key]) for key in keys)) for m in report.facts["signal"]]
-    return table(("", *keys), rows) if rows else "Not measured."
+    if not rows:
+        return "Not measured."
+    last = report.facts["signal"][-1]
+    change = gains(last).weakest
+    told = f"\n\nThe largest change of the signal {last['moment']}: {change}." if change else ""
+    return table(("", *keys), rows) + told
 
 
 def findings(report: Report) -> str:

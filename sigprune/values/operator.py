@@ -164,7 +164,8 @@ def _path(view: View, tensors: Tensors, batch: Batch, of: str, at: str) -> tuple
             return forward(batch).flatten(1)
 
     if at == INPUT:
-        return from_input, batch.inputs[str(name)].detach()
+        # images of one channel may repeat it
+        return from_input, batch.inputs[str(name)].detach().contiguous()
     with torch.no_grad(), reading(view, at) as tap:
         view.forward(tensors, batch)
     return from_stage, torch.zeros_like(tap.read(len(batch)))
@@ -226,9 +227,7 @@ def _linearise(run: Run, point: Tensor, joint: bool, places: str, most: int) -> 
         return product.detach().reshape(maps, shape[0])
 
     def matmat(vectors: Tensor) -> Tensor:
-        with differentiable(), warnings.catch_warnings():
-            # torch's own forward-mode rules are still scripted, and say so when first used
-            warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+        with differentiable():
             return _in_parts(torch.func.vmap(forward_mode), forward_mode, vectors, most)
 
     def reverse_mode(cotangents: Tensor) -> Tensor:
@@ -260,7 +259,9 @@ def differentiable() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # has none either
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # torch's own forward-mode rules are still scripted, and say so when first used
+            warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

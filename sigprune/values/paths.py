@@ -106,6 +106,53 @@ def _softmax(input: Tensor, dim: int = -1, *_how: object, **_more: object) -> Te
     return cast("Tensor", forward_ad.make_dual(shares.detach(), moved))
 
 
+def _attend_with_heads(
+    query: Tensor, key: Tensor, value: Tensor, _width: int, heads: int, *fixed: object, **named: object
+) -> object:
+    """The inside of ``nn.MultiheadAttention``, (length, examples, width); torch's own hides its steps."""
+    given = dict(zip(_FIXED, fixed, strict=False)) | named
+    fixed_keys = any(given.get(name) is not None for name in ("bias_k", "static_k", "static_v"))
+    if fixed_keys or given.get("add_zero_attn") or query.dim() == 2:
+        raise NotImplementedError("attention with keys of its own, or without examples")
+    joint, shift = cast("Tensor | None", given["in_proj_weight"]), given.get("in_proj_bias")
+    separate = [given.get(f"{side}_proj_weight") for side in "qkv"]
+    matrices = separate if joint is None else list(joint.chunk(3))
+    shifts = [None] * 3 if shift is None else list(cast("Tensor", shift).chunk(3))
+    parts = []
+    for x, matrix, bias in zip((query, key, value), matrices, shifts, strict=True):
+        y = _cut_off(F.linear(x, cast("Tensor", matrix), bias))
+        parts.append(y.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3))
+    mask, padding = (cast("Tensor | None", given.get(k)) for k in ("attn_mask", "key_padding_mask"))
+    total = sum(
+        _additive(m)
+        for m in (_by_head(mask, heads), None if padding is None else padding[:, None, None])
+        if m is not None
+    )
+    mixed = _attend(parts[0], parts[1], parts[2], total if isinstance(total, Tensor) else None)
+    joined = mixed.permute(2, 0, 1, 3).flatten(2)
+    out, bias = (cast("Tensor", given[name]) for name in ("out_proj_weight", "out_proj_bias"))
+    return _cut_off(F.linear(joined, out, bias)), None
+
+
+_FIXED = (
+    "in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight",
+    "out_proj_bias",
+)  # fmt: skip
+"""What stands at fixed places after the number of heads."""
+
+
+def _by_head(mask: Tensor | None, heads: int) -> Tensor | None:
+    """A mask per example and head comes with both on one axis."""
+    return mask.unflatten(0, (-1, heads)) if mask is not None and mask.dim() == 3 else mask
+
+
+def _additive(mask: Tensor) -> Tensor:
+    """True in a mask of this function forbids."""
+    if mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=torch.float64, device=mask.device).masked_fill(mask, -torch.inf)
+
+
 def _multiply_groups(rows: Tensor, matrices: Tensor, *, offs: Tensor, **_more: object) -> Tensor:
     """Each group of rows with its own matrix; ``offs`` are the ends of the groups."""
     ends = offs.tolist()
@@ -113,9 +160,10 @@ def _multiply_groups(rows: Tensor, matrices: Tensor, *, offs: Tensor, **_more: o
     return torch.cat([rows[a:b] @ m for a, b, m in zip(starts, ends, matrices, strict=True)])
 
 
-_REPLACED: Mapping[str, Callable[..., Tensor]] = {
+_REPLACED: Mapping[str, Callable[..., object]] = {
     "_grouped_mm": _multiply_groups,
     "grouped_mm": _multiply_groups,
+    "multi_head_attention_forward": _attend_with_heads,
     "scaled_dot_product_attention": _attend,
     "softmax": _softmax,
 }

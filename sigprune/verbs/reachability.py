@@ -249,8 +249,8 @@ def _without_input(view: View, mask: Mask, names: list[str], draw: str) -> list[
     params = _positive(view, whole, draw)
     leaves = {name: params[name].requires_grad_() for name in names}
     met = _shares(view, params, leaves, draw, {})
-    with global_stream(0, "paths"), differentiable(), torch.enable_grad():
-        output = view.forward(params, _input(view, params, draw))
+    with _followed():
+        output = view.forward(params, _input(view, params, draw))  # without a tangent: as torch has it
     if not output.requires_grad:
         return []
     felt = torch.autograd.grad(_weigh(output, draw), list(leaves.values()), allow_unused=True)
