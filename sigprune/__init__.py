@@ -9,7 +9,8 @@ reinit_             fresh, orthogonal values for every weight; gates opened
 jacobian            the input-output Jacobian of a view, as a linear operator
 measure             its singular values
 calibrate_          scale the network until they have the wanted mean square
-verify              findings: finite output, singular values in bounds, no collapsed weight
+profile             the gain of the signal, stage by stage
+verify              findings: finite output, singular values in bounds, what pruning has cut off
 prune               choose a Mask
 apply_              set the removed entries to zero
 restore_            move the kept entries towards isometry
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sigprune.verbs.isometry import restore_
     from sigprune.verbs.measuring import measure
     from sigprune.verbs.opening import describe, open_model
+    from sigprune.verbs.profiling import profile
     from sigprune.verbs.pruning import apply_, prune
     from sigprune.verbs.verifying import verify
 
@@ -59,6 +61,7 @@ _HOMES = {
     "load": "verbs.checkpoint",
     "measure": "verbs.measuring",
     "open_model": "verbs.opening",
+    "profile": "verbs.profiling",
     "prune": "verbs.pruning",
     "reinit_": "verbs.initialising",
     "restore_": "verbs.isometry",
@@ -81,6 +84,7 @@ __all__ = [
     "load",
     "measure",
     "open_model",
+    "profile",
     "prune",
     "reinit_",
     "restore_",

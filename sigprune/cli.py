@@ -161,7 +161,7 @@ def spectrum(
 ) -> None:
     """Singular values of the input-output Jacobian, as opened and after each initialisation."""
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_signal
+    from sigprune.cli_tables import console, print_json, print_signal, print_weakest
     from sigprune.experiment_survey import spectra_under
 
     if init is not None and compare is not None:
@@ -178,6 +178,8 @@ def spectrum(
     }
     moments = spectra_under(variants, watch(quiet=quiet))
     print_json(moments) if as_json else print_signal(console(), moments)
+    bounds = next(iter(variants.values())).bounds()
+    print_weakest(console(stderr=True), moments, bounds["mean_jsv"])
 
 
 @app.command(name="list")

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sigprune.base.family import Plain
-from sigprune.effects.report import Report, number
+from sigprune.effects.report import Report, gains, number
 from sigprune.effects.schema import FindingFacts, Histogram, IsometryFacts, Moment
-from sigprune.values.finding import Finding
+from sigprune.values.finding import Bound, Finding
 
 _STATISTICS = ("mean", "std", "min", "median", "max", "condition")
 _ESTIMATES = ("mean", "mean_error", "median", "max", "mean_square", "mean_square_error", "gap", "gap_error")
@@ -78,6 +78,16 @@ def print_signal(console: Console, moments: Sequence[Moment]) -> None:
     print_rows(console, rows, digits=3)
     for method in methods:
         console.print(f"estimated by {method}")
+
+
+def print_weakest(console: Console, moments: Sequence[Moment], bound: Bound) -> None:
+    """One line for each moment whose mean singular value is out of bounds: at which stage it gets there."""
+    for m in moments:
+        mean = number(m["summary"]["mean"])
+        change = gains(m).largest_change(falling=None if math.isnan(mean) else mean < bound.low)
+        if not bound.low <= mean <= bound.high and change is not None:
+            finding = Finding("mean_jsv", m["moment"], mean, bound.low, bound.high, remedy=str(change))
+            console.print(str(finding), style="yellow")
 
 
 def print_report(console: Console, report: Report, folder: Path) -> None:

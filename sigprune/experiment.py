@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sigprune.base.errors import CheckpointError, Diverged, FindingFailed
 from sigprune.base.family import Plain, Step
@@ -27,6 +26,7 @@ from sigprune.effects.training import evaluate, fit
 from sigprune.experiment_setting import Setting, open_setting, policy_of
 from sigprune.recipe import Recipe, load_recipe
 from sigprune.values.finding import Finding
+from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
@@ -37,7 +37,7 @@ from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.isometry import restore_
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.pruning import Method, Pruned, apply_, choose_mask
-from sigprune.verbs.verifying import Evidence, judge
+from sigprune.verbs.verifying import Evidence, judge, paths_of
 
 REPORT = "report.json"
 """Its presence shows that a folder was written by a run."""
@@ -101,6 +101,7 @@ class _Experiment:
     treated: tuple[Treatment, ...] = ()
     calibrations: list[Plain] = field(default_factory=list)
     scales: defaultdict[str, float] = field(default_factory=lambda: defaultdict(lambda: 1.0))
+    gains: Profile | None = None
     setting: Setting = field(init=False)
     view: View = field(init=False)
 
@@ -122,7 +123,9 @@ class _Experiment:
         """All that comes before training; also the dense twin, if it is a baseline."""
         self.look("as opened")
         self.initialise()
-        judge(Evidence(self.view, self.measured()), self.recipe.bounds(), "after init").require()
+        judge(
+            Evidence(self.view, self.setting.measured(), gains=self.gains), self.recipe.bounds(), "after init"
+        ).require()
         dense = self.twin() if "dense" in self.recipe.baselines else None
         pruned = self.prune()
         spectrum = self.look("after pruning")
@@ -154,7 +157,7 @@ class _Experiment:
         setting, target = self.setting, self.recipe.init.calibrate
         with self.step(f"calibrate {moment}") as tell:
             done = calibrate_(
-                setting.measured_view, self.measured(), target=target, seed=self.recipe.seed, report=tell
+                setting.measured_view, setting.measured(), target=target, seed=self.recipe.seed, report=tell
             )
         self.calibrations.append(facts.of_calibration(moment, done))
         for weight in self.view.weights:
@@ -165,7 +168,8 @@ class _Experiment:
         with self.step(f"measure {moment}") as tell:
             operator, method = self.setting.operator(), self.recipe.measure.method
             spectrum = measure(operator, method, seed=self.recipe.seed, report=tell)
-        self.signal.append(facts.of_spectrum(moment, spectrum))
+            self.gains = self.setting.profile()
+        self.signal.append(facts.of_spectrum(moment, spectrum, self.gains))
         return spectrum
 
     def prune(self) -> Pruned:
@@ -193,14 +197,15 @@ class _Experiment:
 
     def judge(self, spectrum: Spectrum, pruned: Pruned) -> None:
         """Stop here if the network is not worth training."""
-        evidence = Evidence(self.view, self.measured(), spectrum, pruned.mask, pruned.dead)
+        with self.step("follow paths"):
+            on_path = paths_of(self.view, pruned.mask)
+        examples = self.setting.measured()
+        evidence = Evidence(
+            self.view, examples, spectrum, pruned.mask, pruned.dead, gains=self.gains, on_path=on_path
+        )
         findings = judge(evidence, self.recipe.bounds(), "before training")
         self.findings += [facts.of_finding(f) for f in findings]
         findings.require()
-
-    def measured(self) -> tuple[Tensor, Tensor]:
-        """The examples that the Jacobian is measured at."""
-        return self.setting.examples("measure", self.recipe.measure.examples)
 
     def twin(self) -> View:
         """The network as it is now, apart from the one that will be pruned."""

@@ -14,11 +14,16 @@ from sigprune.effects.training import Split, TrainPlan, device_of
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
 from sigprune.values.batch import Batch
+from sigprune.values.gains import Profile
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
 from sigprune.verbs.fitting import Batches, Fitted, fit_images
 from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.opening import class_args, describe, open_model
+from sigprune.verbs.profiling import profile
+
+_PROBES = 2
+"""Per example: eight examples, the default, make sixteen directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +51,15 @@ class Setting:
 
     def operator(self) -> Operator:
         """The Jacobian at the measured examples."""
-        measured = self.recipe.measure
-        examples = self.examples("measure", measured.examples)
-        return jacobian(self.measured_view, examples, most_gib=measured.most_gib)
+        return jacobian(self.measured_view, self.measured(), most_gib=self.recipe.measure.most_gib)
+
+    def profile(self) -> Profile:
+        """The gains of the stages at the measured examples, from a few probes."""
+        return profile(self.measured_view, self.measured(), probes=_PROBES, seed=self.recipe.seed)
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """The examples that the Jacobian is measured at."""
+        return self.examples("measure", self.recipe.measure.examples)
 
     def train(self) -> Split:
         """The whole train split."""

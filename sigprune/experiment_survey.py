@@ -99,11 +99,12 @@ def _look(title: str, recipe: Recipe, progress: Progress, *, initialise: bool) -
         reinit_(setting.view, init.method, seed=seed, gates=init.gates, policy=policy_of(recipe))
         if init.calibrate is not None:
             with progress.step(f"calibrate {title}") as tell:
-                examples = setting.examples("measure", recipe.measure.examples)
-                calibrate_(setting.measured_view, examples, target=init.calibrate, seed=seed, report=tell)
+                examples, target = setting.measured(), init.calibrate
+                calibrate_(setting.measured_view, examples, target=target, seed=seed, report=tell)
     with progress.step(f"measure {title}") as tell:
         spectrum = measure(setting.operator(), recipe.measure.method, seed=seed, report=tell)
-    return cast("Moment", facts.of_spectrum(title, spectrum))
+        gains = setting.profile()
+    return cast("Moment", facts.of_spectrum(title, spectrum, gains))
 
 
 def _plain(fields: dict[str, object]) -> dict[str, Plain]:

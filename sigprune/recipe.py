@@ -52,7 +52,8 @@ class Recipe(Section):
         data: the examples.
         init: fresh values before pruning.
         measure: how singular values are found.
-        verify: finding name -> bounds; what is left out has its default (``sigprune.values.finding.BOUNDS``).
+        verify: finding name -> bounds; what is left out has its default (``sigprune.values.finding.BOUNDS``,
+            which says what each value is). Bounds of ``effective_sparsity`` are relative to ``sparsity``.
         prune: how the mask is chosen.
         isometry: what is done to the kept entries before training, a member of the isometries family; null:
             nothing (the default if ``model.pretrained``).

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sigprune import experiment
 from sigprune.base.errors import BadInput, CheckpointError, DataError, Diverged, FindingFailed, FolderExists
 from sigprune.base.progress import Tell
 from sigprune.base.tensors import digest
-from sigprune.effects.report import Report
+from sigprune.effects.report import Report, gains
 from sigprune.experiment import run
 from sigprune.families.adapters import adapters
 from sigprune.recipe import Recipe, load_recipe, parse_recipe
@@ -133,6 +134,40 @@ def test_calibration_scales_to_isometry_and_restoration_aims_at_what_it_found(tm
 def fresh_names(report: Report) -> set[str]:
     """What pruning may have changed."""
     return {layer["name"] for layer in report.facts["mask"]["layers"]}
+
+
+def test_every_moment_has_a_profile(finished):
+    """One row per stage, in the order of running; the last one is the whole network."""
+    _, folder, report = finished
+    for moment in report.facts["signal"]:
+        rows = moment["profile"]
+        stages = {layer["stage"] for layer in report.facts["mask"]["layers"]}
+        assert stages <= {row["stage"] for row in rows}
+        assert all(row["forward"] > 0 < row["backward"] and row["activation"] > 0 for row in rows)
+        size = moment["summary"]["mean_square"] ** 0.5
+        assert abs(rows[-1]["forward"] - size) <= 5 * rows[-1]["forward_error"] + 1e-6
+    weakest = gains(report.facts["signal"][-1]).weakest
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"The largest change of the signal after isometry: {weakest}." in card
+
+
+def test_effective_sparsity_and_dead_units_are_among_the_findings(finished):
+    found = {f["name"]: f for f in finished[2].facts["findings"]}
+    assert 0.9 <= found["effective_sparsity"]["value"] < 0.95
+    assert 0 <= found["dead_units"]["value"] < 0.5
+
+
+def test_weights_that_are_not_numbers_are_one_line(tmp_path):
+    """Trained weights with a NaN among them: refused before anything is measured."""
+    run(recipe(train={"epochs": 0}, baselines=[]), tmp_path / "first")
+    tensors = load_file(tmp_path / "first" / "model.safetensors")
+    tensors["layer1.0.conv1.weight"][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "first" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "first" / "model.sparse.safetensors").unlink()
+    model = {"ref": str(tmp_path / "first"), "pretrained": True}
+    with pytest.raises(BadInput, match=r"layer1\.0\.conv1\.weight holds NaN or infinity") as caught:
+        run(recipe(model=model, train={"epochs": 0}), tmp_path / "next")
+    assert "\n" not in str(caught.value)
 
 
 def test_restoring_isometry_brings_the_singular_values_up(finished):
@@ -255,7 +290,7 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
     measured = [f"measure {moment}" for moment in MOMENTS]
     assert list(listener.steps) == [
         "open", measured[0], "initialise", measured[1], "prune", measured[2], "isometry", measured[3],
-        "train sparse", "train dense", "save", "load back",
+        "follow paths", "train sparse", "train dense", "save", "load back",
     ]  # fmt: skip
     for title in (*measured, "prune", "isometry", "train sparse", "train dense"):
         told = listener.steps[title]
@@ -273,7 +308,27 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
             FindingFailed,
             r"dead_weights is \d+ \(.* and \d+ more\), expected 0; .*set init.gates: open",
         ),
-        ({"verify": {"mean_jsv": {"low": 50, "high": 60, "required": True}}}, FindingFailed, "mean_jsv"),
+        (
+            {"verify": {"mean_jsv": {"low": 50, "high": 60, "required": True}}},
+            FindingFailed,
+            r"mean_jsv is .*; the signal .*; at \S+ the forward gain falls from \S+ to ",
+        ),
+        (
+            {
+                "verify": {"effective_sparsity": {"high": 0.0, "required": True}},
+                "prune": {"sparsity": 0.95, "score": "random"},
+            },
+            FindingFailed,
+            r"effective_sparsity is 0\.95\d* \(kept entries on no path in \S+: \d+ of .*\), expected 0\.95;",
+        ),
+        (
+            {
+                "verify": {"dead_units": {"high": 0.01, "required": True}},
+                "prune": {"sparsity": 0.95, "score": "random"},
+            },
+            FindingFailed,
+            r"dead_units is 0\.\d+ \(units on no path in \S+: \d+ of .*\), expected 0 to 0\.01;",
+        ),
         ({"train": {"epochs": 1, "lr": 1e18}}, Diverged, r"the loss is (nan|inf) in epoch 1"),
         ({"model": {"ref": "timm:test_resnot"}}, BadInput, "did you mean test_resnet"),
         ({"data": {"source": {"name": "fashion_mnist", "folder": "no/where"}}}, DataError, "no/where"),
@@ -306,6 +361,8 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
     ids=[
         "gates",
         "finding",
+        "paths",
+        "units",
         "loss",
         "model",
         "data",

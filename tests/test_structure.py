@@ -17,8 +17,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experiment", "cli"]
 VALUES = [
-    "bits", "layout", "weight", "batch", "view", "mask", "taps", "operator", "spectrum", "slot", "ranking",
-    "problem", "orthogonality", "finding", "manifest",
+    "bits", "layout", "weight", "batch", "view", "mask", "taps", "paths", "operator", "spectrum", "gains",
+    "slot", "ranking", "problem", "orthogonality", "finding", "manifest",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],

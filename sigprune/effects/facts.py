@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 
 import torch
@@ -14,6 +15,7 @@ from sigprune import __version__
 from sigprune.base.family import Plain
 from sigprune.effects.report import histogram
 from sigprune.values.finding import Finding
+from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import singular_values
 from sigprune.values.spectrum import Spectrum
@@ -67,8 +69,8 @@ def of_init(view: View, treated: Sequence[Treatment]) -> list[Plain]:
     return rows
 
 
-def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:
-    """How they were found, summary and histogram of the singular values at one moment.
+def of_spectrum(moment: str, spectrum: Spectrum, gains: Profile | None = None) -> dict[str, Plain]:
+    """How they were found, summary and histogram of the singular values, and the gains of the stages.
 
     A quadrature node counts as the number of singular values that it stands for; moments fill no bin.
     """
@@ -82,6 +84,7 @@ def of_spectrum(moment: str, spectrum: Spectrum) -> dict[str, Plain]:
         "histogram": histogram(
             spectrum.values.reshape(-1).tolist(), None if counts is None else counts.tolist()
         ),
+        "profile": [asdict(row) for row in gains.stages] if gains else [],
     }
 
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain
-from sigprune.effects.schema import FindingFacts, Number, ReportData
+from sigprune.effects.schema import FindingFacts, Moment, Number, ReportData
+from sigprune.values.gains import Profile, StageGain
 
 SCHEMA = 1
 BINS = 40
@@ -186,6 +187,24 @@ def number(value: Number) -> float:
         (inf, 0.5)
     """
     return float(value)
+
+
+def gains(moment: Moment) -> Profile:
+    """The gain profile of one moment; empty in a report that has none."""
+    rows = moment.get("profile", [])
+    return Profile(
+        tuple(
+            StageGain(
+                row["stage"],
+                number(row["forward"]),
+                number(row["forward_error"]),
+                number(row["backward"]),
+                number(row["backward_error"]),
+                number(row["activation"]),
+            )
+            for row in rows
+        )
+    )
 
 
 def histogram(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> dict[str, Plain]:

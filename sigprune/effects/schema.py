@@ -17,14 +17,26 @@ class Histogram(TypedDict):
     counts: list[int]
 
 
+class Gains(TypedDict):
+    """Gains of one stage, as :class:`sigprune.values.gains.StageGain` has them."""
+
+    stage: str
+    forward: Number
+    forward_error: Number
+    backward: Number
+    backward_error: Number
+    activation: Number
+
+
 class Moment(TypedDict):
-    """Singular values of the input-output Jacobian at one moment of the run, and how they were found."""
+    """Singular values of the Jacobian at one moment, how they were found, and gains of the stages in order."""
 
     moment: str
     method: NotRequired[str]
     kind: NotRequired[str]
     summary: dict[str, Number]
     histogram: Histogram
+    profile: NotRequired[list[Gains]]
 
 
 class Layer(TypedDict):

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from sigprune.base.family import Family, Plain
-from sigprune.effects.report import Report, number
+from sigprune.effects.report import Report, gains, number
 from sigprune.effects.schema import Number
 from sigprune.families.allocations import allocations
 from sigprune.families.datasets import datasets
@@ -70,11 +70,17 @@ def figures(report: Report) -> str:
 
 
 def signal(report: Report) -> str:
-    """A table of the singular values, moment by moment, and how they were found."""
+    """A table of the singular values, how they were found, and the stage that changes the signal most."""
     keys = ("mean", "std", "min", "median", "max", "condition")
     rows = [(m["moment"], *(number_text(m["summary"][key]) for key in keys)) for m in report.facts["signal"]]
-    told = "; ".join(dict.fromkeys(m["method"] for m in report.facts["signal"] if m.get("method")))
-    return table(("", *keys), rows) + (f"\n\nMethod: {told}." if told else "") if rows else "Not measured."
+    if not rows:
+        return "Not measured."
+    methods = "; ".join(dict.fromkeys(m["method"] for m in report.facts["signal"] if m.get("method")))
+    last = report.facts["signal"][-1]
+    change = gains(last).weakest
+    told = f"\n\nMethod: {methods}." if methods else ""
+    told += f"\n\nThe largest change of the signal {last['moment']}: {change}." if change else ""
+    return table(("", *keys), rows) + told
 
 
 def findings(report: Report) -> str:

@@ -92,5 +92,19 @@ BOUNDS: Mapping[str, Bound] = MappingProxyType({
     "dead_weights": Bound(0.0, 0.0, required=True),
     "collapsed_weights": Bound(0.0, 0.0, required=True),
     "standardised_weights": Bound(0.0, 0.0),
+    "effective_sparsity": Bound(0.0, 0.01),
+    "dead_units": Bound(0.0, 0.5),
 })
-"""Every finding that :func:`sigprune.verify` knows, with its default bounds."""
+"""Every finding that :func:`sigprune.verify` knows, with its default bounds.
+
+``finite_output`` is the share of finite outputs; ``mean_jsv`` and ``condition_number`` are those of the
+singular values of the input-output Jacobian. ``dead_weights`` counts weights whose scores were all zero,
+``collapsed_weights`` those without a kept entry, ``standardised_weights`` those in which zeros do not stay
+zeros.
+
+``effective_sparsity`` is the sparsity of the mask without the kept entries that lie on no path from the input
+to the output; its bounds are relative to the sparsity of the mask itself: by default it may be at most 0.01
+larger. ``dead_units`` is the share of the units (neurons, output channels) of the pruned weights that lie on
+no path. Some die in every unstructured pruning, and at high sparsity many: a network that loses less than
+half of them is not worth a warning, as what they held counts in ``effective_sparsity``.
+"""

@@ -109,7 +109,7 @@ def jacobian(
     if dtype is not None:
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
-    _expect_finite(tensors)
+    expect_finite(tensors)
     if view.embed is not None:
         batch = view.embed(batch)
     run, point = _path(view, tensors, batch, of, at)
@@ -126,7 +126,12 @@ def _expect_single_examples(view: View) -> None:
         raise BadInput(f"a per-example Jacobian needs BatchNorm without the statistics of a batch{where}")
 
 
-def _expect_finite(tensors: Tensors) -> None:
+def expect_finite(tensors: Tensors) -> None:
+    """What asks for derivatives says to parameters that have none.
+
+    Raises:
+        BadInput: one holds NaN or infinity.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise BadInput(f"the parameter {name} holds NaN or infinity: there is no Jacobian")
@@ -159,7 +164,8 @@ def _path(view: View, tensors: Tensors, batch: Batch, of: str, at: str) -> tuple
             return forward(batch).flatten(1)
 
     if at == INPUT:
-        return from_input, batch.inputs[str(name)].detach()
+        # images of one channel may repeat it
+        return from_input, batch.inputs[str(name)].detach().contiguous()
     with torch.no_grad(), reading(view, at) as tap:
         view.forward(tensors, batch)
     return from_stage, torch.zeros_like(tap.read(len(batch)))
@@ -182,7 +188,7 @@ def _expect_one_function(view: View, run: Run, point: Tensor, most_gib: float) -
     outputs = []
     try:
         for seed in (0, 1):
-            with torch.random.fork_rng(devices), torch.no_grad(), _differentiable():
+            with torch.random.fork_rng(devices), torch.no_grad(), differentiable():
                 torch.manual_seed(seed)
                 outputs.append(run(point.clone()))
     finally:
@@ -199,7 +205,7 @@ def _expect_one_function(view: View, run: Run, point: Tensor, most_gib: float) -
 
 def _linearise(run: Run, point: Tensor, joint: bool, places: str, most: int) -> Operator:
     leaf = point.clone().requires_grad_()
-    with _differentiable(), torch.enable_grad():
+    with differentiable(), torch.enable_grad():
         output = run(leaf.clone())  # some models change their input in place
     if len(output) != len(point):
         raise BadInput(f"expected one output per example, got {len(output)} for {len(point)} examples")
@@ -221,9 +227,7 @@ def _linearise(run: Run, point: Tensor, joint: bool, places: str, most: int) -> 
         return product.detach().reshape(maps, shape[0])
 
     def matmat(vectors: Tensor) -> Tensor:
-        with _differentiable(), warnings.catch_warnings():
-            # torch's own forward-mode rules are still scripted, and say so when first used
-            warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+        with differentiable():
             return _in_parts(torch.func.vmap(forward_mode), forward_mode, vectors, most)
 
     def reverse_mode(cotangents: Tensor) -> Tensor:
@@ -250,12 +254,14 @@ def _in_parts(
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def differentiable() -> Iterator[None]:
     """The one attention kernel that has forward-mode and batched reverse-mode derivatives everywhere."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # has none either
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # torch's own forward-mode rules are still scripted, and say so when first used
+            warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

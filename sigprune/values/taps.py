@@ -94,6 +94,37 @@ def moving(view: View, place: str, step: Tensor) -> Iterator[Tap]:
         handle.remove()
 
 
+@contextmanager
+def reading_all(view: View, places: tuple[str, ...]) -> Iterator[dict[str, Tap]]:
+    """Read the outputs of many stages, in the order in which they run; stages that do not run are missing.
+
+    What the network goes on with is a copy, so that nothing changes the tensors in place afterwards.
+
+    Raises:
+        UnknownName: there is no such stage.
+    """
+    taps: dict[str, Tap] = {}
+
+    def keep(place: str, output: object) -> object:
+        tap = taps.setdefault(place, Tap(place))
+        tap.calls, tap.value = tap.calls + 1, first_tensor(output)
+        return output if tap.value is None else _replaced(output, tap.value.clone())
+
+    def watch(place: str) -> RemovableHandle:
+        return _module(view, place).register_forward_hook(
+            lambda _module, _inputs, output: keep(place, output)
+        )
+
+    handles: list[RemovableHandle] = []
+    try:
+        for place in places:
+            handles.append(watch(place))
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def first_tensor(output: object) -> Tensor | None:
     """The first floating-point tensor of a tensor, a sequence, or a mapping (a transformers output)."""
     if isinstance(output, Tensor):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from sigprune.base.errors import UnknownName
+from sigprune.base.errors import BadInput, UnknownName
 from sigprune.values.batch import BatchLike
 from sigprune.values.finding import BOUNDS, Bound, Finding, Findings
+from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
 from sigprune.values.operator import jacobian
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.measuring import measure
+from sigprune.verbs.profiling import profile
+from sigprune.verbs.reachability import dead_units, effective
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,8 @@ class Evidence:
         spectrum: of its Jacobian on the batch.
         mask: what was pruned.
         dead: weights whose scores were all zero.
+        gains: of its stages on the batch; they tell where the signal dies.
+        on_path: the part of the mask that lies on a path, or why it is not known.
     """
 
     view: View
@@ -35,6 +40,8 @@ class Evidence:
     spectrum: Spectrum | None = None
     mask: Mask | None = None
     dead: tuple[str, ...] | None = None
+    gains: Profile | None = None
+    on_path: Mask | str | None = None
 
 
 def verify(
@@ -45,17 +52,19 @@ def verify(
     mask: Mask | None = None,
     seed: int = 0,
 ) -> Findings:
-    """Check a network: finite output, singular values of its Jacobian, weights without a kept entry.
+    """Check a network: finite output, singular values of its Jacobian, what pruning has cut off.
 
     Args:
         view: the network as it stands.
         batch: what a data loader yields; the Jacobian is measured on it, exactly where that is affordable.
         bounds: finding name -> bounds that replace the defaults in ``sigprune.values.finding.BOUNDS``.
         mask: what was pruned, if anything.
-        seed: for spectrum methods that draw probes.
+        seed: for what draws probes.
 
     Returns:
         Findings; ``.ok`` says whether every required one keeps its bounds, ``.require()`` raises otherwise.
+        Those about the signal name the stage at which it changes most. Cost: an exact spectrum, a profile of
+        two probes and, with a mask, one pass of :func:`sigprune.verbs.reachability.effective`.
 
     Example:
         >>> from sigprune import describe, reinit_, verify
@@ -65,7 +74,17 @@ def verify(
         [('finite_output', True), ('mean_jsv', True), ('condition_number', True)]
     """
     spectrum = measure(jacobian(view, batch), seed=seed)
-    return judge(Evidence(view, batch, spectrum, mask), bounds)
+    gains = profile(view, batch, probes=2, seed=seed)
+    on_path = None if mask is None else paths_of(view, mask)
+    return judge(Evidence(view, batch, spectrum, mask, gains=gains, on_path=on_path), bounds)
+
+
+def paths_of(view: View, mask: Mask) -> Mask | str:
+    """The kept entries that lie on a path, or why that cannot be told."""
+    try:
+        return effective(view, mask)
+    except BadInput as error:
+        return str(error)
 
 
 def judge(evidence: Evidence, bounds: Mapping[str, Bound] | None = None, where: str = "network") -> Findings:
@@ -83,9 +102,26 @@ def judge(evidence: Evidence, bounds: Mapping[str, Bound] | None = None, where: 
         result = check(evidence)
         if result is not None:
             value, place, remedy = result
-            limit = limits[name]
-            found.append(Finding(name, place or where, value, limit.low, limit.high, limit.required, remedy))
+            limit, start = limits[name], _start(name, evidence)
+            low, high = start + limit.low, start + limit.high
+            finding = Finding(name, place or where, value, low, high, limit.required, remedy)
+            found.append(_located(finding, evidence.gains))
     return Findings(tuple(found))
+
+
+def _start(name: str, evidence: Evidence) -> float:
+    """What the bounds of a finding are relative to."""
+    return evidence.mask.sparsity if name == "effective_sparsity" and evidence.mask is not None else 0.0
+
+
+def _located(finding: Finding, gains: Profile | None) -> Finding:
+    """With the stage at which the signal changes most, in the direction that was found wrong."""
+    if finding.ok or gains is None or finding.name not in {"finite_output", "mean_jsv", "condition_number"}:
+        return finding
+    falling = finding.name == "condition_number" or finding.value < finding.low
+    wrong = None if finding.name == "finite_output" or math.isnan(finding.value) else falling
+    change = gains.largest_change(falling=wrong)
+    return finding if change is None else replace(finding, remedy=f"{finding.remedy}; {change}")
 
 
 Result = tuple[float, str, str] | None
@@ -154,6 +190,41 @@ def _standardised_weights(evidence: Evidence) -> Result:
     )
 
 
+def _effective_sparsity(evidence: Evidence) -> Result:
+    mask, on_path = evidence.mask, evidence.on_path
+    if mask is None or on_path is None:
+        return None
+    if isinstance(on_path, str):
+        return math.nan, "", on_path
+    cut = {name: (kept - on_path.counts()[name][0], kept) for name, (kept, _) in mask.counts().items()}
+    return (
+        on_path.sparsity,
+        _worst(cut, "kept entries on no path"),
+        "what is cut off acts on nothing: lower prune.sparsity, or set prune.allocation: erk",
+    )
+
+
+def _dead_units(evidence: Evidence) -> Result:
+    if evidence.on_path is None:
+        return None
+    if isinstance(evidence.on_path, str):
+        return math.nan, "", evidence.on_path
+    units = dead_units(evidence.view, evidence.on_path)
+    return (
+        units.share,
+        _worst(units.dead, "units on no path"),
+        "they are constant, or nothing reads them: lower prune.sparsity, or set prune.allocation: erk",
+    )
+
+
+def _worst(counts: Mapping[str, tuple[int, int]], what: str) -> str:
+    """The three weights that lost the largest share, and how many more lost any."""
+    lost = sorted((n for n, (some, _) in counts.items() if some), key=lambda n: -counts[n][0] / counts[n][1])
+    told = [f"{name}: {counts[name][0]:,} of {counts[name][1]:,}" for name in lost[:3]]
+    more = f", and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return f"{what} in {', '.join(told)}{more}" if told else ""
+
+
 def _first(names: tuple[str, ...]) -> str:
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
 
@@ -165,4 +236,6 @@ _CHECKS: Mapping[str, Callable[[Evidence], Result]] = {
     "dead_weights": _dead_weights,
     "collapsed_weights": _collapsed_weights,
     "standardised_weights": _standardised_weights,
+    "effective_sparsity": _effective_sparsity,
+    "dead_units": _dead_units,
 }

@@ -54,10 +54,46 @@ def test_a_collapsed_weight_is_named(view):
     keep = {n: torch.ones(s, dtype=torch.bool) for n, s in view.prunable_shapes().items()}
     keep["2.weight" if "2.weight" in keep else "1.weight"].zero_()
     findings = verify(view, labelled(view)[0], mask=Mask(keep))
-    failed = [f for f in findings if not f.ok]
-    assert [f.name for f in failed] == ["collapsed_weights"]
-    assert failed[0].where.startswith(("1.weight", "2.weight"))
-    assert failed[0].required
+    failed = {f.name: f for f in findings if not f.ok}
+    assert list(failed) == ["collapsed_weights", "effective_sparsity", "dead_units"]
+    assert failed["collapsed_weights"].where.startswith(("1.weight", "2.weight"))
+    assert [f.required for f in failed.values()] == [True, False, False]
+    assert failed["effective_sparsity"].value == failed["dead_units"].value == 1.0
+
+
+def test_effective_sparsity_is_relative_to_that_of_the_mask(view):
+    """Unit 0 of the first layer is read by nothing: its 12 entries are on no path."""
+    mask = Mask.dense(view.prunable_shapes())
+    first, second, _ = mask.keep
+    mask.keep[second][:, 0] = False
+    for bound, ok in ((Bound(0.0, 12 / mask.total), True), (Bound(0.0, 11 / mask.total), False)):
+        findings = verify(view, labelled(view)[0], {"effective_sparsity": bound}, mask=mask)
+        (found,) = [f for f in findings if f.name == "effective_sparsity"]
+        assert found.value == pytest.approx(mask.sparsity + 12 / mask.total)
+        assert (found.low, found.ok) == (mask.sparsity, ok)
+        assert found.where == f"kept entries on no path in {first}: 12 of 192"
+    (units,) = [f for f in findings if f.name == "dead_units"]
+    assert (units.value, units.where) == (1 / 37, f"units on no path in {first}: 1 of 16")
+    (whole,) = [f for f in verify(view, labelled(view)[0], mask=Mask.dense(view.prunable_shapes()))
+                if f.name == "effective_sparsity"]  # fmt: skip
+    assert (whole.value, whole.where, whole.ok) == (0.0, "network", True)
+
+
+def test_paths_that_cannot_be_followed_are_no_pass(view):
+    findings = judge(Evidence(view, labelled(view)[0], on_path="the paths cannot be followed",
+                              mask=Mask.dense(view.prunable_shapes())))  # fmt: skip
+    lost = [f for f in findings if f.name in {"effective_sparsity", "dead_units"}]
+    assert [f.ok for f in lost] == [False, False]
+    assert all("nan" in str(f) and str(f).endswith("; the paths cannot be followed") for f in lost)
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1e-6, "falls from"), (1e6, "rises from")])
+def test_a_failure_names_the_stage_at_which_the_signal_changes(view, factor, words):
+    with torch.no_grad():
+        view.module[1].weight.mul_(factor)
+    findings = verify(view, labelled(view)[0], {"mean_jsv": Bound(0.1, 10.0, required=True)})
+    with pytest.raises(FindingFailed, match=rf"FAILED: mean_jsv .*; at 1 the forward gain {words} "):
+        findings.require()
 
 
 def test_an_exploding_network(view):
