@@ -8,6 +8,7 @@ describe            a model -> View
 reinit_             fresh, orthogonal values for every weight; gates opened
 jacobian            the input-output Jacobian of a view, as a linear operator
 measure             its singular values
+layer_isometry      the singular values of every weight, and of every convolution as a map
 verify              findings: finite output, singular values in bounds, no collapsed weight
 prune               choose a Mask
 apply_              set the removed entries to zero
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sigprune.verbs.holding import hold
     from sigprune.verbs.initialising import reinit_
     from sigprune.verbs.isometry import restore_
+    from sigprune.verbs.layerwise import layer_isometry
     from sigprune.verbs.measuring import measure
     from sigprune.verbs.opening import describe, open_model
     from sigprune.verbs.pruning import apply_, prune
@@ -51,6 +53,7 @@ _HOMES = {
     "describe": "verbs.opening",
     "hold": "verbs.holding",
     "jacobian": "values.operator",
+    "layer_isometry": "verbs.layerwise",
     "load": "verbs.checkpoint",
     "measure": "verbs.measuring",
     "open_model": "verbs.opening",
@@ -71,6 +74,7 @@ __all__ = [
     "describe",
     "hold",
     "jacobian",
+    "layer_isometry",
     "load",
     "measure",
     "open_model",
