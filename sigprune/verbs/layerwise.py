@@ -99,9 +99,9 @@ def layer_isometry(
     of activations, norms and shortcuts are not part of it. Standardised and weight-normalised layers count
     with the values that they use. Embeddings are left out: they are looked up, not multiplied by.
 
-    Cost: a float64 decomposition per block, seconds at 2,000 rows and a minute at 4,096; ``circular`` adds
-    a complex one for every second frequency of a convolution's output, and one forward pass. Memory: a block
-    (or from 2,048 on its smaller Gram matrix) in float64; 1 GiB for frequencies.
+    Cost: a float64 decomposition per block, seconds at 2,000 rows and up to half a minute at 4,096;
+    ``circular`` adds a complex one for every second frequency of a convolution's output, and one forward
+    pass. Memory: a block (or from 2,048 on its smaller Gram matrix) in float64; 1 GiB for frequencies.
 
     Args:
         view: the network.
