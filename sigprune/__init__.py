@@ -10,6 +10,7 @@ jacobian            the input-output Jacobian of a view, as a linear operator
 measure             its singular values
 calibrate_          scale the network until they have the wanted mean square
 profile             the gain of the signal, stage by stage
+layer_isometry      the singular values of every weight, and of every convolution as a map
 verify              findings: finite output, singular values in bounds, what pruning has cut off
 prune               choose a Mask
 apply_              set the removed entries to zero
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sigprune.verbs.init_policy import InitPolicy
     from sigprune.verbs.initialising import reinit_
     from sigprune.verbs.isometry import restore_
+    from sigprune.verbs.layerwise import layer_isometry
     from sigprune.verbs.measuring import measure
     from sigprune.verbs.opening import describe, open_model
     from sigprune.verbs.profiling import profile
@@ -58,6 +60,7 @@ _HOMES = {
     "describe": "verbs.opening",
     "hold": "verbs.holding",
     "jacobian": "values.operator",
+    "layer_isometry": "verbs.layerwise",
     "load": "verbs.checkpoint",
     "measure": "verbs.measuring",
     "open_model": "verbs.opening",
@@ -81,6 +84,7 @@ __all__ = [
     "describe",
     "hold",
     "jacobian",
+    "layer_isometry",
     "load",
     "measure",
     "open_model",

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -180,6 +180,35 @@ def spectrum(
     print_json(moments) if as_json else print_signal(console(), moments)
     bounds = next(iter(variants.values())).bounds()
     print_weakest(console(stderr=True), moments, bounds["mean_jsv"])
+
+
+@app.command()
+def layers(
+    model: Model,
+    *,
+    init: Annotated[str | None, typer.Option(help="initialiser (the values as opened)")] = None,
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels (the model's)")] = None,
+    operator: Annotated[
+        Literal["none", "circular", "padded"],
+        typer.Option(help="convolutions as maps: not at all, in closed form, by measure.method"),
+    ] = "circular",
+    pretrained: Weights = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Singular values of every weight, and of every convolution as a map of images."""
+    from sigprune.cli_layers import print_layers
+    from sigprune.cli_progress import watch
+    from sigprune.cli_tables import console, print_json
+    from sigprune.experiment_survey import layers_of
+
+    chosen = {"init.method": init, "data.size": size}
+    given = [f"{path}={_text(value)}" for path, value in chosen.items() if value is not None]
+    recipe = _recipe(model, _own(model, pretrained), seed, [*given, *(settings or ())])
+    facts = layers_of(recipe, watch(quiet=quiet), init=init is not None, operator=operator)
+    print_json(facts) if as_json else print_layers(console(), facts)
 
 
 @app.command(name="list")

@@ -43,7 +43,8 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Plain]], *, digits:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for key in keys:
-        numeric = all(_is_figure(row.get(key)) for row in rows)
+        filled = [row[key] for row in rows if row.get(key) is not None]
+        numeric = bool(filled) and all(map(_is_figure, filled))
         table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*(_cell(row.get(key), digits) for key in keys))

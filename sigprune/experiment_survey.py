@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
+from sigprune.base.errors import DataError, one_line
 from sigprune.base.family import Plain
 from sigprune.base.progress import Progress
 from sigprune.effects import facts
 from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting, policy_of
 from sigprune.recipe import Recipe
+from sigprune.values.batch import Batch
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
 from sigprune.verbs.calibrating import calibrate_
+from sigprune.verbs.init_policy import treatments
 from sigprune.verbs.initialising import reinit_
+from sigprune.verbs.layerwise import OperatorOf, layer_isometry
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe, library_of, open_model, split_ref
 
@@ -105,6 +110,80 @@ def _look(title: str, recipe: Recipe, progress: Progress, *, initialise: bool) -
         spectrum = measure(setting.operator(), recipe.measure.method, seed=seed, report=tell)
         gains = setting.profile()
     return cast("Moment", facts.of_spectrum(title, spectrum, gains))
+
+
+def layers_of(
+    recipe: Recipe, progress: Progress, *, init: bool, operator: OperatorOf = "circular"
+) -> dict[str, Plain]:
+    """Singular values of every weight of the recipe's model, compared with the gain of its initialiser.
+
+    Args:
+        recipe: model, init, seed, ``data.size`` (of the images that convolutions see) and
+            ``measure.method`` (for ``padded``) are read.
+        progress: told about each weight.
+        init: draw fresh values as the recipe says; else those of the opened model are compared with 1.
+        operator: of convolutions, as in :func:`sigprune.layer_isometry`.
+
+    Returns:
+        ``ref``, ``library``, ``architecture``, ``values`` (where they are from), ``operator``; ``layers`` (a
+        row each, in order of definition).
+
+    Raises:
+        DataError: the model does not take images of this size.
+    """
+    model, gains = recipe.model, {}
+    with progress.step("open"):
+        view = describe(
+            open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed),
+            batchnorm=model.batchnorm,
+        )
+    if init:
+        chosen = recipe.init.method, recipe.init.gates, policy_of(recipe)
+        gains = {name: one.gain for one in treatments(view, *chosen) for name in one.names}
+        reinit_(view, chosen[0], seed=recipe.seed, gates=chosen[1], policy=chosen[2])
+    example = _sized(view, recipe.data.size)
+    with progress.step("measure") as tell:
+        rows = layer_isometry(
+            view,
+            example,
+            gains=gains or 1.0,
+            operator=operator,
+            method=recipe.measure.method,
+            seed=recipe.seed,
+            report=tell,
+        )
+    drawn = recipe.init.method.name if init and recipe.init.method else "as opened"
+    return {
+        "ref": model.ref,
+        "library": view.library,
+        "architecture": view.architecture,
+        "values": drawn,
+        "operator": operator,
+        "layers": [_plain(row.to_dict()) for row in rows],
+    }
+
+
+def _sized(view: View, size: int | None) -> Batch:
+    """The view's own example, as an image of another size if one is given.
+
+    Raises:
+        DataError: the model does not take it.
+    """
+    example = view.example
+    images = {name: image for name, image in example.inputs.items() if image.dim() == 4}
+    if size is None or not images:
+        return example
+    sized = {name: interpolate(image, (size, size), mode="bilinear") for name, image in images.items()}
+    example = replace(example, inputs={**example.inputs, **sized})
+    try:
+        with torch.no_grad():
+            view.using("fresh").forward({}, example)
+    except Exception as error:  # whatever the model raises for a size that it cannot take
+        raise DataError(
+            f"{view.architecture} does not take images of {size} x {size}: {one_line(error)}; leave out the "
+            "size, or set the model's own (model.args.img_size of timm, image_size of transformers)"
+        ) from error
+    return example
 
 
 def _plain(fields: dict[str, object]) -> dict[str, Plain]:

@@ -66,6 +66,8 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
             ["spectrum", "timm:test_resnet", "--init", "kaimin"],
             "unknown init 'kaimin'; did you mean kaiming?",
         ),
+        (["layers", "timm:test_resnet", "--init", "kaimin"], "init.method: unknown init 'kaimin'"),
+        (["layers", "timm:test_vit", "--size", "33"], "test_vit does not take images of 33 x 33: "),
         (["spectrum", "timm:test_resnet", "--data", "digit"], "data.source: unknown data set 'digit'"),
         (["spectrum", "timm:test_resnet", "--examples", "0"], "measure.examples: expected a value greater"),
         (["spectrum", "timm:test_resnet", "--max-memory", "0"], "measure.most_gib: expected a value greater"),
@@ -99,7 +101,8 @@ def test_help_and_version(capsys):
         code, out, _ = call(capsys, *arguments)
         assert code == 0
         assert all(
-            command in out for command in ("run", "prune", "show", "spectrum", "list", "inspect", "validate")
+            command in out
+            for command in ("run", "prune", "show", "spectrum", "layers", "list", "inspect", "validate")
         )
 
 
@@ -252,6 +255,28 @@ def test_show_counts_every_parameter_once(capsys):
     assert lines[stage].split()[2] == f"{sum(inside):,}"
     assert "10x96" in out
     assert f"gates: {len(facts['gates'])}, closed: {len(facts['gates'])}" in out
+
+
+def test_layers_prints_a_tree_of_matrices_and_maps(capsys):
+    size = ("--size", "16", "--init", "orthogonal", "--set", "init.method.gain=1.5")
+    arguments = ("layers", "timm:test_resnet", *size)
+    facts = json.loads(call(capsys, *arguments, "--json")[1])
+    assert facts["values"] == "orthogonal"
+    for row in facts["layers"]:
+        assert row["gain"] == 1.5
+        assert row["matrix"]["epsilon"] < 1e-6, "compared with the initialiser's own gain"
+        assert (row["operator"] is None) is (row["role"] == "head")
+    code, out, _ = call(capsys, *arguments)
+    lines = out.splitlines()
+    stage = next(i for i, line in enumerate(lines) if line.startswith("layer1.0"))
+    assert code == 0
+    assert lines[stage + 1].split()[:6] == ["├─", "conv1.weight", "32x32x3x3", "1", "1.5", "1.5"]
+    assert "largest ε of matrices: " in out
+    _, out, _ = call(capsys, *arguments, "--operator", "none")
+    assert "map" not in out
+    opened = json.loads(call(capsys, "layers", "timm:test_resnet", "--operator", "none", "--json")[1])
+    assert opened["values"] == "as opened"
+    assert opened["layers"][0]["matrix"]["epsilon"] > 0.1
 
 
 def test_show_does_not_make_what_would_not_fit(capsys):

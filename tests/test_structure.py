@@ -17,8 +17,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experiment", "cli"]
 VALUES = [
-    "bits", "layout", "weight", "batch", "view", "mask", "taps", "paths", "operator", "spectrum", "gains",
-    "slot", "ranking", "problem", "orthogonality", "finding", "manifest",
+    "bits", "layout", "convolution", "weight", "batch", "view", "mask", "taps", "paths", "operator",
+    "convolution_operator", "spectrum", "gains", "slot", "ranking", "problem", "orthogonality", "finding",
+    "manifest",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],

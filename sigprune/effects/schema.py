@@ -29,7 +29,7 @@ class Gains(TypedDict):
 
 
 class Moment(TypedDict):
-    """Singular values of the Jacobian at one moment, how they were found, and gains of the stages in order."""
+    """Singular values of the Jacobian at one moment, how they were found, and gains of the stages."""
 
     moment: str
     method: NotRequired[str]

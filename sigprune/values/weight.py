@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.tensors import Tensors
+from sigprune.values.convolution import Convolution
 from sigprune.values.layout import Layout, Shape
 
 Role = Literal["linear", "conv", "embedding", "head", "attention", "expert", "recurrent"]
@@ -49,6 +50,7 @@ class Weight:
             zeros then.
         magnitude: state-dict key of the norms by which the module scales the weight's normalised direction
             (weight normalisation), if it does.
+        convolution: what the module does with the kernel, if it is a convolution of a known kind.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Weight:
     tied: tuple[str, ...] = ()
     standardised: Standardisation | None = None
     magnitude: str | None = None
+    convolution: Convolution | None = None
 
     @property
     def count(self) -> int:

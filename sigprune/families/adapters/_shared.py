@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sigprune.base.errors import UnsupportedModel
+from sigprune.families.adapters._convolutions import convolution_of
 from sigprune.families.adapters._layouts import bias_name, layout_of, role_of, standardised
 from sigprune.families.adapters._reasons import gate_of, reason_of
 from sigprune.families.adapters._sites import Site, sites, stages
@@ -68,6 +69,7 @@ def survey(root: nn.Module, heads: Iterable[str] = ()) -> Survey:
             tied=tuple(s.name for s in group[1:]),
             standardised=standardised(site),
             magnitude=site.magnitude,
+            convolution=convolution_of(site),
         )
         found.weights.append(weight)
     return found
