@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ import typer
 
 from sigprune import __version__
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Plain
 from sigprune.cli_process import guarded
+from sigprune.cli_words import compared, own_weights, recipe_for, setting
 
 if TYPE_CHECKING:
     from sigprune.recipe import Recipe
@@ -115,8 +114,8 @@ def prune(
         "data.size": size,
         "train.epochs": epochs,
     }
-    given = [f"{path}={_text(value)}" for path, value in chosen.items() if value is not None]
-    recipe = _recipe(model, pretrained, seed, [*given, *(settings or ())])
+    given = [f"{path}={setting(value)}" for path, value in chosen.items() if value is not None]
+    recipe = recipe_for(model, pretrained, seed, [*given, *(settings or ())])
     _carry_out(recipe, out, force=force, quiet=quiet, as_json=as_json)
 
 
@@ -134,7 +133,7 @@ def show(
     from sigprune.cli_tables import console, print_anatomy, print_json
     from sigprune.experiment_survey import anatomy
 
-    facts = anatomy(_recipe(model, _own(model, pretrained), 0, settings or ()), watch(quiet=quiet))
+    facts = anatomy(recipe_for(model, own_weights(model, pretrained), 0, settings or ()), watch(quiet=quiet))
     print_json(facts) if as_json else print_anatomy(console(), facts)
 
 
@@ -166,13 +165,13 @@ def spectrum(
 
     if init is not None and compare is not None:
         raise BadInput("--init A,B is --compare init.method=A,B: give one of them")
-    path, values = _compared(compare or f"init.method={init or 'orthogonal,kaiming'}")
+    path, values = compared(compare or f"init.method={init or 'orthogonal,kaiming'}")
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
     bound = [] if max_memory is None else [f"measure.most_gib={max_memory}"]
     given = [*chosen, f"measure.examples={examples}", *bound, *(settings or ())]
     variants = {
-        f"after {value}" if path == "init.method" else f"{path}={value}": _recipe(
-            model, _own(model, pretrained), seed, [*given, f"{path}={value}"]
+        f"after {value}" if path == "init.method" else f"{path}={value}": recipe_for(
+            model, own_weights(model, pretrained), seed, [*given, f"{path}={value}"]
         )
         for value in values
     }
@@ -205,8 +204,8 @@ def layers(
     from sigprune.experiment_survey import layers_of
 
     chosen = {"init.method": init, "data.size": size}
-    given = [f"{path}={_text(value)}" for path, value in chosen.items() if value is not None]
-    recipe = _recipe(model, _own(model, pretrained), seed, [*given, *(settings or ())])
+    given = [f"{path}={setting(value)}" for path, value in chosen.items() if value is not None]
+    recipe = recipe_for(model, own_weights(model, pretrained), seed, [*given, *(settings or ())])
     facts = layers_of(recipe, watch(quiet=quiet), init=init is not None, operator=operator)
     print_json(facts) if as_json else print_layers(console(), facts)
 
@@ -265,40 +264,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
     return guarded(lambda: app(args=words, prog_name="sigprune", standalone_mode=False), given)
-
-
-def _recipe(model: str, pretrained: bool, seed: int, settings: Sequence[str]) -> Recipe:
-    """The defaults with a model's name and what was asked for."""
-    from sigprune.recipe import override, parse_recipe
-
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[:/@]", model.rstrip("/"))[-1]).lstrip("._-")
-    start: dict[str, Plain] = {
-        "name": name or "model",
-        "seed": seed,
-        "model": {"ref": model, "pretrained": pretrained},
-    }
-    return parse_recipe(override(start, settings))
-
-
-def _compared(text: str) -> tuple[str, list[str]]:
-    """The path and the values of ``PATH=A,B``; commas inside brackets separate nothing."""
-    path, equals, rest = text.partition("=")
-    values = [value.strip() for value in re.split(r",(?![^{\[]*[}\]])", rest) if value.strip()]
-    if not equals or not values:
-        raise BadInput(f"--compare {text}: expected PATH=A,B, for example init.method=orthogonal,kaiming")
-    path = {"init": "init.method"}.get(path.strip(), path.strip())
-    if path.split(".")[0] not in {"model", "data", "init", "measure", "seed"}:
-        raise BadInput(f"--compare {path}: it changes nothing before pruning; compare what init or model say")
-    return path, values
-
-
-def _own(model: str, pretrained: bool | None) -> bool:
-    """A folder is looked at as it is, unless fresh weights are asked for."""
-    return Path(model).is_dir() if pretrained is None else pretrained
-
-
-def _text(value: str | float) -> str:
-    return "null" if value == "none" else str(value)
 
 
 def _carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
