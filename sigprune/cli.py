@@ -155,6 +155,7 @@ def spectrum(
     pretrained: Weights = None,
     seed: Seed = 0,
     settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="also draw figures into it")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -177,6 +178,10 @@ def spectrum(
     }
     moments = spectra_under(variants, watch(quiet=quiet))
     print_json(moments) if as_json else print_signal(console(), moments)
+    if out is not None:
+        from sigprune.effects.figures import draw_signal
+
+        draw_signal(moments, out)
     bounds = next(iter(variants.values())).bounds()
     print_weakest(console(stderr=True), moments, bounds["mean_jsv"])
 

@@ -24,7 +24,8 @@ from sigprune.recipe import Recipe, load_recipe, parse_recipe
 from sigprune.verbs.checkpoint import load
 
 FILES = {
-    "README.md", "config.json", "figures/singular_values.png", "figures/sparsity.png", "figures/training.png",
+    "README.md", "config.json", "figures/gains.png", "figures/singular_values.png", "figures/sparsity.png",
+    "figures/training.png",
     "model.safetensors", "model.sparse.safetensors", "recipe.yaml", "report.json",
 }  # fmt: skip
 MOMENTS = ["as opened", "after init", "after pruning", "after isometry"]

@@ -25,7 +25,7 @@ HOMES = {
     "accelerate": ["effects/training.py"],
     "datasets": ["families/datasets/_hub.py"],
     "huggingface_hub": ["effects/hub.py", "families/adapters/"],
-    "matplotlib": ["effects/figures.py"],
+    "matplotlib": ["effects/figures"],
     "pydantic": ["recipe.py", "recipe_", "base/family.py"],
     "rich": ["cli"],
     "safetensors": ["verbs/checkpoint.py", "verbs/packing.py"],

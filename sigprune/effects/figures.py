@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from typing import TypeVar
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -14,37 +14,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from sigprune.effects.figures_signal import gain_profile, singular_values
+from sigprune.effects.figures_style import BLUE, FAINT, GREEN, INK, QUIET, STYLE, VERMILLION
 from sigprune.effects.report import Report, number
 from sigprune.effects.schema import Layer, Moment, Number
 
+T = TypeVar("T")
 Rows = Sequence[Mapping[str, Number | None]]
 
-INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
-# Okabe and Ito's palette: told apart with every kind of colour blindness.
-BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
-_COLOURS = MappingProxyType({
-    "as opened": QUIET,
-    "after init": BLUE,
-    "after pruning": VERMILLION,
-    "after isometry": GREEN,
-})
-_STYLE = MappingProxyType({
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 10,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-})
 # Roles of layers; vermillion is left for what went wrong.
 _ROLES = (BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", QUIET)
 FEW_LAYERS = 36
@@ -68,78 +45,36 @@ def draw(report: Report, folder: str | Path) -> tuple[str, ...]:
         ('figures/singular_values.png', 'figures/sparsity.png', 'figures/training.png')
     """
     makers: dict[str, Callable[[Report], Figure]] = {
-        "singular_values": singular_values,
+        "singular_values": lambda found: singular_values(found.facts["signal"]),
+        "gains": lambda found: gain_profile(found.facts["signal"]),
         "sparsity": layer_sparsity,
         "training": training_curve,
     }
     for name in report.figures:
         path = Path(folder) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.style.context(["default", dict(_STYLE)]):
-            FigureCanvasAgg(figure := makers[path.stem](report))
-            figure.savefig(path, dpi=160, metadata={"Software": None})
+        _save(makers[path.stem], report, path)
     return report.figures
 
 
-def singular_values(report: Report) -> Figure:
-    """Histograms of the Jacobian's singular values, one row per moment, on one logarithmic axis."""
-    moments = report.facts["signal"]
-    figure = Figure(figsize=(8, 1.1 + 1.15 * len(moments)), layout="constrained")
-    rows = figure.subplots(len(moments), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, moment in zip(rows, moments, strict=True):
-        _histogram(axes, moment)
-    rows[0].set_xlim(*_limits(moments))
-    rows[-1].spines["bottom"].set_visible(True)
-    rows[-1].tick_params(bottom=True)
-    below = any("≤" in text.get_text() for axes in rows for text in axes.texts)
-    note = "each row has its own height" + ("; ≤: and below" if below else "")
-    rows[-1].set_xlabel(f"singular value of the input-output Jacobian ({note})")
-    figure.suptitle("How strongly signals pass through the network", x=0.01, ha="left", fontsize=13)
-    return figure
+def draw_signal(moments: Sequence[Moment], folder: str | Path) -> tuple[str, ...]:
+    """The same of moments alone: singular values, and gains where there are some.
+
+    Returns:
+        The names of the files in the folder.
+    """
+    makers = {"singular_values": singular_values}
+    if any(moment.get("profile") for moment in moments):
+        makers["gains"] = gain_profile
+    for name, make in makers.items():
+        _save(make, moments, Path(folder) / f"{name}.png")
+    return tuple(f"{name}.png" for name in makers)
 
 
-def _histogram(axes: Axes, moment: Moment) -> None:
-    edges, counts = moment["histogram"]["edges"], moment["histogram"]["counts"]
-    mean, smallest, largest = (number(moment["summary"][key]) for key in ("mean", "min", "max"))
-    colour = _COLOURS.get(moment["moment"], INK)
-    axes.set_xscale("log")
-    axes.set_yticks([])
-    axes.set_ylim(0, 1.12 * max(1, *counts))
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(bottom=False, which="both")
-    axes.axvline(1.0, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    filled = _filled(moment)
-    if filled:
-        counts, edges = counts[filled.start : filled.stop], edges[filled.start : filled.stop + 1]
-        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.35, zorder=2)
-        axes.stairs(counts, edges, color=colour, linewidth=1.2, zorder=3)
-    if filled and smallest < edges[0]:
-        axes.text(edges[0], 0.5 * counts[0], "≤ ", ha="right", va="center", color=colour, zorder=3)
-    if math.isfinite(mean) and mean > 0:
-        axes.plot([mean], [0], marker="^", markersize=9, color=colour, clip_on=False, zorder=4)
-    numbers = f"▲ mean {_short(mean)}\nfrom {_short(smallest)} to {_short(largest)}"
-    axes.text(
-        -0.01, 0.72, moment["moment"], transform=axes.transAxes, ha="right", color=colour, weight="bold"
-    )
-    axes.text(
-        -0.01, 0.6, numbers, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, linespacing=1.4
-    )
-
-
-def _filled(moment: Moment) -> range:
-    """The bins from the first to the last that holds a value; none where every value is zero."""
-    places = [i for i, count in enumerate(moment["histogram"]["counts"]) if count]
-    positive = places and number(moment["summary"]["max"]) > 0
-    return range(places[0], places[-1] + 1) if positive else range(0)
-
-
-def _limits(moments: Sequence[Moment]) -> tuple[float, float]:
-    """Room for every bin that is not empty, and for the line at 1."""
-    ends = [1.0]
-    for moment in moments:
-        edges, filled = moment["histogram"]["edges"], _filled(moment)
-        ends += [edges[filled.start], edges[filled.stop]] if filled else []
-    return min(ends) / 2, max(ends) * 2
+def _save(make: Callable[[T], Figure], facts: T, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.style.context(["default", dict(STYLE)]):
+        FigureCanvasAgg(figure := make(facts))
+        figure.savefig(path, dpi=160, metadata={"Software": None})
 
 
 def layer_sparsity(report: Report) -> Figure:
@@ -282,7 +217,3 @@ def _count(entries: int) -> str:
         if entries >= unit:
             return f"{entries / unit:.3g}{name}"
     return str(entries)
-
-
-def _short(value: float) -> str:
-    return f"{value:.2g}" if value == 0 or not 0.01 <= abs(value) < 1000 else f"{value:.3g}"

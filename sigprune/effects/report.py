@@ -156,6 +156,7 @@ class Report:
         facts = self.facts
         there = {
             "singular_values": facts["signal"],
+            "gains": any(moment.get("profile") for moment in facts["signal"]),
             "sparsity": facts["mask"]["layers"],
             "training": facts["training"]["epochs"],
         }

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _CAPTIONS = MappingProxyType({
     "singular_values": "Singular values of the input-output Jacobian at each step; the dashed line is 1",
+    "gains": "Gain of the signal, stage by stage, forwards from the input and backwards from the output",
     "sparsity": "What pruning left of each layer",
     "training": "Test accuracy and loss during training, sparse and dense",
 })

@@ -15,7 +15,8 @@ import torch
 from matplotlib import image
 
 from sigprune.base.errors import BadInput
-from sigprune.effects.figures import draw, layer_sparsity, singular_values, training_curve
+from sigprune.effects.figures import draw, layer_sparsity, training_curve
+from sigprune.effects.figures_signal import singular_values
 from sigprune.effects.report import Report, histogram, number
 
 Data = dict[str, object]
@@ -170,7 +171,7 @@ def test_figures_and_cards_need_no_torch() -> None:
 
 
 def test_the_spectrum_figure_shows_every_moment_and_its_mean(report: Report) -> None:
-    axes = singular_values(report).axes
+    axes = singular_values(report.facts["signal"]).axes
     assert len(axes) == 4
     for ax, moment in zip(axes, report.facts["signal"], strict=True):
         words = " ".join(text.get_text() for text in ax.texts)
