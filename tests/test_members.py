@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import yaml
 from torch import nn
 
+from sigprune.base.seeds import global_stream
 from sigprune.base.tensors import digest
+from sigprune.families.adapters._shared import ramp
+from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import floor, residual
 from sigprune.values.view import View
 from sigprune.verbs.checkpoint import load, save
@@ -16,36 +23,55 @@ from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.pruning import apply_, prune
 from tests.catalogue import TYPES
+from tests.families.test_adapters_transformers_inputs import NOT_FINITE, RUN
+from tests.gradients import Pass
 from tests.shrinking import shrunk
 from tests.test_shrinking import VERSION
 
-# Of most module files of timm the smallest architecture that runs in two seconds here, and all test models.
-TIMM = (
-    "cait_xxs24_224", "coat_tiny", "convit_tiny", "cpubone_nano", "crossvit_tiny_240", "cs3darknet_focus_s",
-    "cspnext_tiny", "dla46x_c", "dpn48b", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0",
-    "efficientvim_m1", "efficientvit_b0", "efficientvit_m0", "ese_vovnet19b_slim_dw",
-    "eva02_tiny_patch14_224", "fasternet_t0", "iformer_t", "inception_next_atto", "lcnetv2_small",
-    "legacy_seresnet18", "levit_128s", "mobilenetv3_small_050", "pit_ti_224", "poolformerv2_s12",
-    "pvt_v2_b0", "regnetx_002", "repghostnet_050", "repvit_m1", "resnetv2_18", "rexnet_100", "shvit_s1",
-    "starnet_s050", "swiftformer_xs", "test_byobnet", "test_coatnet", "test_convnext", "test_efficientnet",
-    "test_mambaout", "test_nfnet", "test_resnet", "test_vit", "test_vit_relpos", "tiny_vit_5m_224",
-    "visformer_tiny",
-)  # fmt: skip
+FILE = yaml.safe_load((Path(__file__).parent / "members.yaml").read_text())
+TEST_MODELS = tuple(timm.list_models("test_*"))
+CHANNEL_PRUNED = tuple(timm.list_models("*_pruned"))
+TIMM = {name: {} for name in TEST_MODELS} | FILE["timm"]
+SILENT = FILE["silent"]
+NO_BACKWARD = FILE["no_backward"]
 
+NEWEST = pytest.mark.skipif(VERSION < (5, 23), reason="the small models are of transformers 5.23")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the libraries' own deprecations
+
+
+def opened(name: str, **more: int) -> tuple[nn.Module, View]:
+    """A member of timm, with more arguments, and its view."""
+    member = TIMM.get(name, {})
+    model = open_model(f"timm:{name}", args={**member.get("args", {}), **more})
+    view = describe(model, batchnorm="eval")
+    if "size" in member:
+        channels = view.example.inputs[view.input_name].shape[1]
+        view = describe(model, batchnorm="eval", example=ramp(1, channels, member["size"], member["size"]))
+    return model, view
+
+
+def check_forward(view: View) -> None:
+    """The output is the model's own."""
+    with torch.no_grad():
+        with global_stream(0, "forward"):  # masked autoencoders draw their mask
+            output = view.forward({}, view.example)
+        with global_stream(0, "forward"):
+            own = view.read_output(view.module.eval()(**view.example.inputs))
+    torch.testing.assert_close(output, own, equal_nan=True)
 
 
 def check_blocks_are_orthogonal(view: View) -> None:
     """Every block of every weight, in float64."""
     params = view.params()
     for weight in view.weights:
-        if weight.role != "embedding":
-            for block in weight.layout.blocks(params[weight.name]):
-                matrix = block.flatten(1)
-                distance = float(
-                    residual(matrix[None])[0] - floor(torch.ones_like(matrix[None], dtype=torch.bool))[0]
-                )
-                assert abs(distance) < 1e-5, weight.name
+        if weight.role == "embedding" or weight.standardised:
+            continue  # standardised weights are orthogonal as used: tests/verbs/test_init_policy.py
+        alike = defaultdict(list)
+        for block in weight.layout.blocks(params[weight.name]):
+            alike[block.flatten(1).shape].append(block.flatten(1).double())
+        for blocks in map(torch.stack, alike.values()):
+            distances = residual(blocks) - floor(torch.ones_like(blocks, dtype=torch.bool))
+            assert float(distances.abs().max()) < 1e-5, weight.name
 
 
 def check_checkpoint(view: View, folder: Path, into: nn.Module | None = None) -> None:
@@ -59,28 +85,105 @@ def check_checkpoint(view: View, folder: Path, into: nn.Module | None = None) ->
     assert digest(checkpoint.model.state_dict()) == digest(view.module.state_dict())
 
 
-@pytest.mark.parametrize("name", TIMM)
+def check_gradients(view: View, name: str) -> None:
+    """Every weight has a finite gradient, but for those that the pass does not use and the reviewed ones."""
+    passed = Pass(view)
+    assert passed.output.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in passed.gradients.values())
+    silent = passed.silent(view)
+    groups = [group for group in SILENT if name in group["types"]]
+    assert not unnamed(silent, [pattern for group in groups for pattern in group["weights"]])
+    for group in groups:
+        assert len(unnamed(silent, group["weights"])) < len(silent), f"no exception any more: {group['why']}"
+
+
+def unnamed(weights: list[str], patterns: list[str]) -> list[str]:
+    """The weights that no pattern matches."""
+    return [name for name in weights if not any(fnmatchcase(name, p) for p in patterns)]
+
+
+@pytest.mark.parametrize("name", [*TIMM, *CHANNEL_PRUNED])
 def test_timm(name, tmp_path):
-    model = open_model(f"timm:{name}").double()
-    view = describe(model, batchnorm="eval")
-    with torch.no_grad():
-        own = model.eval()(*view.example.inputs.values())
-        torch.testing.assert_close(view.forward({}, view.example), view.read_output(own))
+    _, view = opened(name)
+    view.module.double()
+    view = describe(view.module, batchnorm="eval", example=view.example)
+    check_forward(view)
     reinit_(view)
     check_blocks_are_orthogonal(view)
-    leaves = {w.name: view.params()[w.name].clone().requires_grad_() for w in view.weights}
-    view.forward(leaves, view.example).square().mean().backward()
-    dead = [weight for weight, leaf in leaves.items() if leaf.grad is None or not leaf.grad.any()]
-    assert not dead, "with open gates every weight has a gradient"
+    check_gradients(view, name)
     check_checkpoint(view, tmp_path / name)
 
 
-@pytest.mark.skipif(VERSION < (5, 23), reason="the small models are of transformers 5.23")
+def test_every_module_file_of_timm_is_there():
+    there = {module for module in timm.list_modules() if set(timm.list_models(module=module)) & set(TIMM)}
+    assert there == set(timm.list_modules())
+    assert len(TEST_MODELS) >= 18
+    assert len(CHANNEL_PRUNED) == 7
+
+
+@NEWEST
+@pytest.mark.parametrize("model_type", [t for t in RUN if t not in NO_BACKWARD | NOT_FINITE])
+def test_transformers_forward_and_backward(model_type):
+    view = describe(shrunk(model_type), batchnorm="eval")
+    check_forward(view)
+    reinit_(view)
+    check_gradients(view, model_type)
+
+
+@NEWEST
+@pytest.mark.parametrize("model_type", NO_BACKWARD)
+def test_the_list_of_those_without_a_backward_pass_is_short(model_type):
+    view = describe(shrunk(model_type))
+    with pytest.raises((RuntimeError, AssertionError)):
+        Pass(view)
+
+
+@NEWEST
 @pytest.mark.parametrize("model_type", TYPES[::3])
 def test_transformers(model_type, tmp_path):
     """A third of all types: text, vision, sound, several of them, experts."""
     model = shrunk(model_type).double()
-    view = describe(model, example={"unused": torch.zeros(1)})  # examples have tests of their own
+    view = describe(model, example={"unused": torch.zeros(1)})
     reinit_(view)
     check_blocks_are_orthogonal(view)
     check_checkpoint(view, tmp_path / "out", into=shrunk(model_type).double())
+
+
+@NEWEST
+def test_the_exceptions_are_of_models_that_run():
+    assert {name for group in SILENT for name in group["types"]} <= set(TIMM) | set(RUN)
+    assert set(NO_BACKWARD) <= set(RUN)
+
+
+def heads(view: View) -> list[tuple[int, ...]]:
+    return [w.shape for w in view.weights if w.role == "head"]
+
+
+OTHERS = [
+    (name, channels)
+    for name in TIMM
+    if name not in FILE["large"]
+    for channels in ((3,) if name in FILE["colour_only"] else (1, 4))
+]
+
+
+@pytest.mark.parametrize(("name", "channels"), OTHERS)
+def test_other_classes_and_channels(name, channels, tmp_path):
+    model, view = opened(name, num_classes=7, in_chans=channels)
+    assert view.example.inputs[view.input_name].shape[1] == channels
+    with torch.no_grad():
+        assert view.forward({}, view.example).shape == (1, 7)
+    assert heads(view)
+    assert {shape[0] for shape in heads(view)} == {7}
+    save(tmp_path / "out", view, Mask({}))
+    again = load(tmp_path / "out").model
+    assert digest(again.state_dict()) == digest(model.state_dict())
+    assert heads(describe(again)) == heads(view)
+
+
+@pytest.mark.parametrize("name", TEST_MODELS)
+def test_without_classes_the_features_are_the_output(name):
+    model, view = opened(name, num_classes=0)
+    assert not heads(view)
+    with torch.no_grad():
+        assert view.forward({}, view.example).shape == (1, model.head_hidden_size)

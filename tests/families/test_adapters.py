@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import transformers
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -15,9 +18,11 @@ from sigprune.base.errors import BadInput, CheckpointError, UnknownName, Unsuppo
 from sigprune.base.seeds import global_stream
 from sigprune.base.tensors import digest
 from sigprune.families.adapters import adapters
+from sigprune.families.adapters._reasons import _NORM_CLASS, _ZERO_CENTRED
 from sigprune.families.adapters._shared import survey
 from sigprune.values.layout import Layout
 from sigprune.values.view import View
+from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.opening import describe
 from tests.shrinking import shrunk
 from tests.test_shrinking import VERSION
@@ -325,6 +330,33 @@ def test_zero_centred_norms_are_no_gates():
     assert not view.gates
     assert view.skipped["model.norm.weight"] == "norm shift"
     assert not [g for g in describe(timm.create_model("convnextv2_atto")).gates if "grn" in g.name]
+
+
+def test_norms_that_multiply_by_one_plus_their_weight_are_known():
+    """Read in the sources: such a norm doubles at weight 1, any other is silent at weight 0."""
+    adds = re.compile(r"\b1(\.0)? \+ self\.weight|self\.weight(\.float\(\))? \+ 1")
+    wrong = set()
+    for path in Path(transformers.__path__[0], "models").glob("*/modeling_*.py"):
+        for text in re.split(r"^(?=class )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            name = re.match(r"class (\w+)", text)[1]
+            if _NORM_CLASS.search(name) and bool(adds.search(text)) != bool(_ZERO_CENTRED.fullmatch(name)):
+                wrong.add(name)
+    assert wrong <= {"ConvNextV2GRN"}, "which adds its weight times a response"
+
+
+@pytest.mark.skipif(VERSION < (5, 23), reason="the small models are of transformers 5.23")
+@pytest.mark.parametrize(
+    ("model_type", "gates"),
+    [
+        ("pe_video", {"text_video_logit_scale"}),
+        ("zaya", {f"layers.{i}.self_attn.qk_norm.temp" for i in (0, 1)}),
+    ],
+)
+def test_scales_of_scores_that_start_at_zero_are_gates(model_type, gates):
+    view = describe(shrunk(model_type))
+    assert gates <= {gate.name for gate in view.gates}
+    reinit_(view)
+    assert all(bool((view.params()[name] == 1).all()) for name in gates)
 
 
 # ---- building, writing, rebuilding

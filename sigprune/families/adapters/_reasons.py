@@ -19,10 +19,10 @@ _NORM_CLASS = re.compile(r"norm|GRN$|Affine$", re.IGNORECASE)
 # Norms that multiply by 1 + weight (or add weight times a response): their identity is weight = 0.
 _ZERO_CENTRED = re.compile(
     r"(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|T5Gemma|T5Gemma2|Qwen3Next|Qwen3_5|Qwen3_5Moe|Qwen4ExpText"
-    r"|MiniMaxM3VL|Step3p7)RMSNorm|Muse\w+RMSNorm|NemotronLayerNorm1P|VideoPrismLayerNorm"
+    r"|MiniMaxM3VL|Step3p7)RMSNorm|Muse\w+(Centered|InputScaled)RMSNorm|NemotronLayerNorm1P|VideoPrismLayerNorm"
     r"|GlobalResponseNorm|ConvNextV2GRN"
 )
-_SCALE = re.compile(r"weight|scale|gamma|gain|alpha|g|v|a_2")
+_SCALE = re.compile(r"weight|scale|gamma|gain|alpha|g|v|a_2|temp")
 _BIAS = re.compile(r"bias|(^|_)(beta|shift|translate|b|tau)_?\d*$")
 _POSITION = re.compile(
     r"pos(_|\d|$)|_pos|posi?t|rel(ative)?_|_rel($|_)|attention_bias|attn_bias|^biases$|^rpe"
@@ -44,6 +44,7 @@ _LOGARITHM = re.compile(r"log|per_dim_scale|head_weights|temperature|^A$|^D$")
 _GATE = re.compile(
     r"gamma(_?\d*|_\w+)|ls_?\d*|lambda_?\d*|layer_?scale.*|skipinit_gain|res_?scale.*|res_?weight|re_?zero.*"
     r"|alpha_(cross_attn|dense)|(.*_)?(attn|mlp|ffn|ffwd)_gate|gate_(attn|mlp|ffn|ffwd)"
+    r"|\w+_logit_scale"  # of the perception encoders; no logarithm, unlike CLIP's logit_scale
 )
 
 
