@@ -27,6 +27,8 @@ def test_quantiles_are_those_of_numpy():
     at = (0.0, 0.01, 0.25, 0.5, 0.77, 1.0)
     expected = np.quantile(values.numpy(), at, method="inverted_cdf")
     np.testing.assert_allclose(Spectrum(values).quantiles(at), expected)
+    ten = Spectrum(torch.arange(10.0, 0, -1)[None])
+    assert ten.quantiles((0.8,)) == (8.0,), "eight times 0.1 is less than 0.8 in floating point"
     repeated = Spectrum(torch.tensor([[3.0, 1.0]]), "quadrature", torch.tensor([[0.25, 0.75]]))
     assert repeated.quantiles((0.5, 0.75, 0.76)) == (1.0, 1.0, 3.0)
     assert all(map(math.isnan, Spectrum(torch.empty(2, 0), "moments").quantiles()))
