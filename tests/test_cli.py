@@ -64,7 +64,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["show", "tim:test_resnet"], "unknown library 'tim'; did you mean timm?"),
         (
             ["spectrum", "timm:test_resnet", "--init", "kaimin"],
-            "unknown init 'kaimin'; did you mean kaiming?",
+            "init.method: unknown init 'kaimin'; did you mean kaiming?",
         ),
         (["layers", "timm:test_resnet", "--init", "kaimin"], "init.method: unknown init 'kaimin'"),
         (["layers", "timm:test_vit", "--size", "33"], "test_vit does not take images of 33 x 33: "),
@@ -446,7 +446,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         assert running.poll() is None
         time.sleep(0.05)
     time.sleep(1.0)
-    for _ in range(5):  # a library that is being imported may swallow the first signal
+    for _ in range(12):  # a library that is being imported may swallow the first signal
         running.send_signal(signal.SIGINT)
         try:
             out, err = running.communicate(timeout=5)
