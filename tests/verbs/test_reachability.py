@@ -117,6 +117,15 @@ def test_a_tap_that_only_meets_padding_is_on_no_path():
     assert found.nonzero().tolist() == [[0, 0, 1, 1]]
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1)])
+def test_taps_that_reach_only_what_loses_a_maximum_count(pool):
+    """Each of four places uses four of the nine taps, and any of the four may be the largest."""
+    layers = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), nn.Linear(1, 2)
+    view = describe(nn.Sequential(*layers), example=torch.zeros(1, 1, 2, 2))
+    found = effective(view, Mask.dense(view.prunable_shapes()))
+    assert found.kept == found.total
+
+
 def test_a_dangling_entry_by_hand():
     """Input 0 -> unit 0 -> output; input 1 -> unit 1 -> nothing; nothing -> unit 2 -> output."""
     view = describe(mlp((2, 3, 1), nn.ReLU))
