@@ -19,7 +19,7 @@ from sigprune.values.view import View, expect_view
 from sigprune.values.weight import Weight
 from sigprune.verbs.init_policy import TABLES, Part, part_of
 
-RANGES: Mapping[Part, float] = MappingProxyType({"embeddings": 1e3, "weights": 4.0, "heads": 1e6})
+RANGES: Mapping[Part, float] = MappingProxyType({"embeddings": 1e3, "weights": 2.0, "heads": 1e6})
 """The parts that are scaled, in this order, and the largest factor (and its inverse) of each."""
 
 _TRIALS = 16
