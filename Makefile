@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
 BIN = $(VENV)/bin
 
 .PHONY: demo test test-oldest check bench clean
@@ -9,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sigprune run quickstart --out runs/quickstart --force
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -p no:cacheprovider
+	$(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
@@ -20,7 +21,7 @@ check: $(VENV)/.check
 # The oldest versions that pyproject.toml admits; they warn a lot about each other.
 test-oldest:
 	$(MAKE) .venv-oldest/.test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
-	.venv-oldest/bin/python -m pytest -p no:cacheprovider -o filterwarnings=default
+	.venv-oldest/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal -o filterwarnings=default
 
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/score_cost.py
