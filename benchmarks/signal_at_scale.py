@@ -2,9 +2,10 @@
 
 Fresh orthogonal weights (gain 1, gates open), calibrated to a root mean square of 1; then SNIP at sparsity
 0.9 on random inputs towards uniform outputs (of few labels SNIP would keep those classes alone), isometry
-restored, calibrated again. Every mean is that of the
-Jacobian of logits with respect to pixels or embedded tokens at one random input: exact where there are few
-logits, else estimated (± its standard error).
+restored, calibrated again. Classifiers stay dense unless asked: SNIP removes the rows of all classes but
+those that the fresh network happens to predict. Every mean is that of the Jacobian of logits with respect to
+pixels or embedded tokens at one random input: exact where there are few logits, else estimated (± its
+standard error).
 
     python benchmarks/signal_at_scale.py resnet50 bert
 """
@@ -40,17 +41,19 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--examples", type=int, default=16, help="that SNIP scores with")
+    parser.add_argument("--heads", action="store_true", help="prune classifiers too")
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n", flush=True)
     print("| model | moment | mean JSV | rms | scaled by | seconds |\n|---|---|---|---|---|---|")
     for model in arguments.models:
-        look_at(model, arguments.sparsity, arguments.examples)
+        look_at(model, arguments.sparsity, arguments.examples, heads=arguments.heads)
 
 
-def look_at(name: str, sparsity: float, examples: int) -> None:
+def look_at(name: str, sparsity: float, examples: int, *, heads: bool) -> None:
     """One row for each moment."""
     library = "transformers" if name in CONFIG_MAPPING else "timm"
     view = describe(open_model(f"{library}:{name}", args=ARGS.get(name)))
+    view = view if heads else view.select(exclude=("head",))
     x = inputs(view, 1, "measure")
     row(name, "as opened", view, x)
     reinit_(view, Step("orthogonal"))

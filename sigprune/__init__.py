@@ -13,6 +13,8 @@ profile             the gain of the signal, stage by stage
 layer_isometry      the singular values of every weight, and of every convolution as a map
 verify              findings: finite output, singular values in bounds, what pruning has cut off
 prune               choose a Mask
+transfer            take over a mask that was found elsewhere
+sparsity_for        how sparse a network is for a budget of parameters
 apply_              set the removed entries to zero
 restore_            move the kept entries towards isometry
 hold                keep the removed entries at zero while an optimizer trains
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sigprune.values.mask import Mask
     from sigprune.values.operator import jacobian
     from sigprune.values.view import View
+    from sigprune.verbs.budgeting import sparsity_for
     from sigprune.verbs.calibrating import calibrate_
     from sigprune.verbs.checkpoint import load, save
     from sigprune.verbs.holding import hold
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from sigprune.verbs.opening import describe, open_model
     from sigprune.verbs.profiling import profile
     from sigprune.verbs.pruning import apply_, prune
+    from sigprune.verbs.transferring import transfer
     from sigprune.verbs.verifying import verify
 
 __version__ = "0.1.0"
@@ -70,6 +74,8 @@ _HOMES = {
     "restore_": "verbs.isometry",
     "run": "experiment",
     "save": "verbs.checkpoint",
+    "sparsity_for": "verbs.budgeting",
+    "transfer": "verbs.transferring",
     "verify": "verbs.verifying",
 }
 
@@ -94,6 +100,8 @@ __all__ = [
     "restore_",
     "run",
     "save",
+    "sparsity_for",
+    "transfer",
     "verify",
 ]
 

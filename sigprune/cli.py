@@ -12,6 +12,19 @@ import typer
 
 from sigprune import __version__
 from sigprune.base.errors import BadInput
+from sigprune.cli_check import check
+from sigprune.cli_options import (
+    AsJson,
+    Force,
+    Model,
+    Out,
+    Pretrained,
+    Quiet,
+    RecipeRef,
+    Seed,
+    Settings,
+    Weights,
+)
 from sigprune.cli_process import guarded
 from sigprune.cli_words import compared, own_weights, recipe_for, setting
 
@@ -27,22 +40,6 @@ app = typer.Typer(
     Start with: sigprune run quickstart
     """,
 )
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="timm:NAME, transformers:TYPE, torch:PATH, Hub id, folder")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change a value of the recipe")
-]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="folder to write; default runs/NAME-DIGEST")]
-Force = Annotated[bool, typer.Option("--force", help="replace a folder that exists")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
-Pretrained = Annotated[bool, typer.Option(help="start from trained weights")]
-Weights = Annotated[
-    bool | None,
-    typer.Option("--pretrained/--fresh", help="trained or fresh weights (a folder's own, else fresh)"),
-]
-Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
 
 
 @app.callback(invoke_without_command=True)
@@ -62,7 +59,7 @@ def root(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped recipe's name, or a YAML file")],
+    recipe: RecipeRef,
     *,
     settings: Settings = None,
     out: Out = None,
@@ -80,7 +77,11 @@ def run(
 def prune(
     model: Model,
     *,
-    sparsity: Annotated[float, typer.Option(help="fraction removed, in [0, 1)")] = 0.9,
+    sparsity: Annotated[float | None, typer.Option(help="fraction removed, in [0, 1) (0.9)")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="instead: parameters kept in all, or a model that has as many")
+    ] = None,
+    mask: Annotated[str | None, typer.Option(metavar="DIR", help="instead: take this run's mask")] = None,
     score: Annotated[str | None, typer.Option(help="what ranks the weights (snip)")] = None,
     objective: Annotated[str | None, typer.Option(help="what such a score differentiates (labels)")] = None,
     init: Annotated[
@@ -104,6 +105,8 @@ def prune(
     """The same for a model by name, without a recipe file; recipe.yaml in the folder shows all defaults."""
     chosen: dict[str, str | int | float | None] = {
         "prune.sparsity": sparsity,
+        "prune.parameters": parameters,
+        "prune.mask": mask,
         "prune.score": score,
         "prune.objective": objective,
         "init.method": init,
@@ -215,6 +218,9 @@ def layers(
     print_json(facts) if as_json else print_layers(console(), facts)
 
 
+app.command()(check)
+
+
 @app.command(name="list")
 def list_members(
     family: Annotated[str | None, typer.Argument(help="a family, 'recipes' or 'models'")] = None,
@@ -249,7 +255,7 @@ def inspect(
 
 @app.command()
 def validate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped recipe's name, or a YAML file")],
+    recipe: RecipeRef,
     *,
     settings: Settings = None,
     as_json: AsJson = False,

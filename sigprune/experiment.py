@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from sigprune.base.errors import CheckpointError, Diverged, FindingFailed
-from sigprune.base.family import Plain, Step
+from sigprune.base.errors import CheckpointError
+from sigprune.base.family import Plain
 from sigprune.base.folders import new_folder
-from sigprune.base.progress import Progress, SilentProgress, Tell
+from sigprune.base.progress import Progress, SilentProgress
 from sigprune.effects import facts
 from sigprune.effects.card import card
-from sigprune.effects.determinism import deterministic
 from sigprune.effects.figures import draw
 from sigprune.effects.report import Report
-from sigprune.effects.training import evaluate, fit
-from sigprune.experiment_setting import Setting, open_setting, policy_of
+from sigprune.effects.training import evaluate
+from sigprune.experiment_check import check
+from sigprune.experiment_steps import Experiment
 from sigprune.recipe import Recipe, load_recipe
-from sigprune.values.finding import Finding
-from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
-from sigprune.values.spectrum import Spectrum
-from sigprune.values.view import View
-from sigprune.verbs.calibrating import calibrate_, scaled_part
 from sigprune.verbs.checkpoint import load, save
-from sigprune.verbs.init_policy import Treatment, treatments
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.isometry import restore_
-from sigprune.verbs.measuring import measure
-from sigprune.verbs.pruning import Method, Pruned, apply_, choose_mask
-from sigprune.verbs.verifying import Evidence, judge, paths_of
 
 REPORT = "report.json"
 """Its presence shows that a folder was written by a run."""
@@ -84,159 +68,22 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     with new_folder(out, replace=REPORT if force else None) as folder:
-        return _Experiment(recipe, progress or SilentProgress()).carry_out(folder)
+        return _Run(recipe, progress or SilentProgress()).carry_out(folder)
 
 
 @dataclass(eq=False)
-class _Experiment:
-    """One recipe on its way; what the report will tell grows as the steps are done."""
-
-    recipe: Recipe
-    progress: Progress
-    told: dict[str, Plain] = field(default_factory=dict)
-    signal: list[Plain] = field(default_factory=list)
-    findings: list[Plain] = field(default_factory=list)
-    scores: dict[str, Plain] = field(default_factory=dict)
-    seconds: dict[str, Plain] = field(default_factory=dict)
-    treated: tuple[Treatment, ...] = ()
-    calibrations: list[Plain] = field(default_factory=list)
-    scales: defaultdict[str, float] = field(default_factory=lambda: defaultdict(lambda: 1.0))
-    gains: Profile | None = None
-    setting: Setting = field(init=False)
-    view: View = field(init=False)
+class _Run(Experiment):
+    """An experiment that ends in a folder."""
 
     def carry_out(self, folder: Path) -> Report:
         """All steps, in order; the folder gets every file."""
-        with self.step("open"):
-            self.setting = open_setting(self.recipe)
-            self.view = self.setting.view
-        try:
-            with deterministic(next(self.view.module.parameters()).device, full_precision=True):
-                dense, mask = self.sculpt()
-        except FindingFailed as error:
-            error.signal = tuple(self.signal)
-            raise
+        dense, mask = self.prepare()
         self.train_both(mask, dense)
+        self.told["checks"] = []
+        if self.recipe.checks:
+            rows = check(self.recipe, self.progress, variants=self.recipe.checks)
+            self.told["checks"] = [dict(row) for row in rows]
         return self.write(folder, mask)
-
-    def sculpt(self) -> tuple[View | None, Mask]:
-        """All that comes before training; also the dense twin, if it is a baseline."""
-        self.look("as opened")
-        self.initialise()
-        judge(
-            Evidence(self.view, self.setting.measured(), gains=self.gains), self.recipe.bounds(), "after init"
-        ).require()
-        dense = self.twin() if "dense" in self.recipe.baselines else None
-        pruned = self.prune()
-        spectrum = self.look("after pruning")
-        self.told["isometry"] = None
-        if self.recipe.isometry is not None:
-            spectrum = self.restore(self.recipe.isometry, pruned.mask)
-        self.judge(spectrum, pruned)
-        return dense, pruned.mask
-
-    def initialise(self) -> None:
-        """Fresh values, gates opened; nothing to look at again if nothing changed."""
-        init, model = self.recipe.init, self.recipe.model
-        with self.step("initialise"):
-            policy = policy_of(self.recipe)
-            self.treated = treatments(self.view, init.method, init.gates, policy)
-            opened = reinit_(self.view, init.method, seed=self.recipe.seed, gates=init.gates, policy=policy)
-        self.calibrate("after init")
-        kept = model.pretrained and init.method is None
-        self.told["model"] = facts.of_model(self.view, model.ref, opened, kept=kept)
-        self.told["init"] = facts.of_init(self.view, self.treated)
-        redrawn = any(not one.kept for one in self.treated if one.part != "gates")
-        if redrawn or opened or init.calibrate:
-            self.look("after init")
-
-    def calibrate(self, moment: str) -> None:
-        """Scale the network to the singular values that the recipe wants, if it wants any."""
-        if self.recipe.init.calibrate is None:
-            return
-        setting, target = self.setting, self.recipe.init.calibrate
-        with self.step(f"calibrate {moment}") as tell:
-            done = calibrate_(
-                setting.measured_view, setting.measured(), target=target, seed=self.recipe.seed, report=tell
-            )
-        self.calibrations.append(facts.of_calibration(moment, done))
-        for weight in self.view.weights:
-            self.scales[weight.name] *= done.factors.get(scaled_part(weight), 1.0)
-
-    def look(self, moment: str) -> Spectrum:
-        """Measure the Jacobian's singular values on a fixed few training examples."""
-        with self.step(f"measure {moment}") as tell:
-            operator, method = self.setting.operator(), self.recipe.measure.method
-            spectrum = measure(operator, method, seed=self.recipe.seed, report=tell)
-            self.gains = self.setting.profile()
-        self.signal.append(facts.of_spectrum(moment, spectrum, self.gains))
-        return spectrum
-
-    def prune(self) -> Pruned:
-        """Choose the mask and apply it."""
-        plan = self.recipe.prune
-        method = Method(plan.score, plan.allocation, plan.pattern, plan.schedule, plan.objective)
-        everything = len(self.setting.data.train[1])
-        count = everything if plan.batches == "all" else int(plan.batches) * plan.batch_size
-        batches = self.setting.batches("prune", count, plan.batch_size)
-        with self.step("prune") as tell:
-            pruned = choose_mask(
-                self.view, plan.sparsity, method, batches, seed=self.recipe.seed, report=tell
-            )
-            apply_(self.view, pruned.mask)
-        return pruned
-
-    def restore(self, isometry: Step, mask: Mask) -> Spectrum:
-        """Restore isometry at the gains of the initialisation, and look again."""
-        gains = {name: one.gain * self.scales[name] for one in self.treated for name in one.names}
-        with self.step("isometry") as tell:
-            done = restore_(self.view, mask, isometry, gain=gains, report=tell)
-        self.told["isometry"] = facts.of_restoration(isometry.name, done)
-        self.calibrate("after isometry")
-        return self.look("after isometry")
-
-    def judge(self, spectrum: Spectrum, pruned: Pruned) -> None:
-        """Stop here if the network is not worth training."""
-        with self.step("follow paths"):
-            on_path = paths_of(self.view, pruned.mask)
-        examples = self.setting.measured()
-        evidence = Evidence(
-            self.view, examples, spectrum, pruned.mask, pruned.dead, gains=self.gains, on_path=on_path
-        )
-        findings = judge(evidence, self.recipe.bounds(), "before training")
-        self.findings += [facts.of_finding(f) for f in findings]
-        findings.require()
-
-    def twin(self) -> View:
-        """The network as it is now, apart from the one that will be pruned."""
-        return replace(self.view, module=copy.deepcopy(self.view.module))
-
-    def train_both(self, mask: Mask, dense: View | None) -> None:
-        """The sparse network, then the dense baseline under the same plan from the same initial values."""
-        self.told["training"] = {"epochs": self.fit("train sparse", self.view, mask)}
-        try:
-            self.told["dense"] = {"epochs": self.fit("train dense", dense, None)} if dense else None
-        except Diverged as error:  # no reason to lose the sparse network
-            dense, self.told["dense"] = None, None
-            lost = Finding("dense_baseline", "training", math.nan, 0.0, math.inf, remedy=str(error))
-            self.findings.append(facts.of_finding(lost))
-        test = self.setting.test()
-        if test is not None:
-            self.scores |= {
-                "test_accuracy": evaluate(self.view, test)["accuracy"],
-                "dense_test_accuracy": evaluate(dense, test)["accuracy"] if dense else None,
-                "examples": len(test[1]),
-                "majority_accuracy": facts.majority(test[1]),
-            }
-
-    def fit(self, title: str, view: View, mask: Mask | None) -> list[Plain]:
-        """Train one network; no epochs, no rows."""
-        setting, plan = self.setting, self.setting.plan()
-        if plan.epochs == 0:
-            return []
-        with self.step(title) as tell:
-            rows = fit(view, mask, setting.train(), setting.test(), plan, seed=self.recipe.seed, report=tell)
-        return [dict(row) for row in rows]
 
     def write(self, folder: Path, mask: Mask) -> Report:
         """Save, load back, evaluate again, then report, figures and card."""
@@ -285,11 +132,3 @@ class _Experiment:
             )
         test = self.setting.test()
         self.scores |= {"reloaded_test_accuracy": evaluate(other, test)["accuracy"]} if test else {}
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Tell]:
-        """Tell the progress and the clock."""
-        start = time.perf_counter()
-        with self.progress.step(title) as tell:
-            yield tell
-        self.seconds[title] = round(time.perf_counter() - start, 3)

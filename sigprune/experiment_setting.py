@@ -15,12 +15,15 @@ from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
 from sigprune.values.batch import Batch
 from sigprune.values.gains import Profile
+from sigprune.values.mask import Mask
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
+from sigprune.verbs.budgeting import parameters_of, sparsity_for
 from sigprune.verbs.fitting import Batches, Fitted, fit_images
 from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.opening import class_args, describe, open_model
 from sigprune.verbs.profiling import profile
+from sigprune.verbs.transferring import load_mask
 
 _PROBES = 2
 """Per example: eight examples, the default, make sixteen directions."""
@@ -28,15 +31,25 @@ _PROBES = 2
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A view and the data that it will see; images are fitted to the model when they are asked for."""
+    """A view and the data that it will see; images are fitted to the model when they are asked for.
+
+    Attributes:
+        recipe: what is to be done.
+        view: the model, on its device.
+        data: to train and evaluate on.
+        scored: to choose the mask with; the same, unless the recipe names others.
+        mask: of the earlier run that the recipe names, if any.
+    """
 
     recipe: Recipe
     view: View
     data: Data
+    scored: Data
+    mask: Mask | None = None
 
     def batches(self, purpose: str, count: int, size: int) -> Batches:
         """A fixed random choice of training examples, one per purpose."""
-        images, labels = self.data.train
+        images, labels = (self.scored if purpose == "prune" else self.data).train
         rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))[:count]
         return Batches(self._fitted(images[rows]), labels[rows], size)
 
@@ -56,6 +69,17 @@ class Setting:
     def profile(self) -> Profile:
         """The gains of the stages at the measured examples, from a few probes."""
         return profile(self.measured_view, self.measured(), probes=_PROBES, seed=self.recipe.seed)
+
+    def sparsity(self) -> float:
+        """What the recipe says: itself, or as a number of parameters, or as a model that has so many."""
+        plan, model = self.recipe.prune, self.recipe.model
+        if plan.sparsity is not None:
+            return plan.sparsity
+        size = plan.parameters
+        if isinstance(size, str):
+            channels = {k: v for k, v in model.args.items() if k in {"in_chans", "num_channels"}}
+            size = parameters_of(size, class_args(size, len(self.data.classes)) | channels)
+        return sparsity_for(self.view, int(size or 0))
 
     def measured(self) -> tuple[Tensor, Tensor]:
         """The examples that the Jacobian is measured at."""
@@ -102,7 +126,10 @@ def open_setting(recipe: Recipe) -> Setting:
     if view.library == "torch":
         view = replace(view, example=_example(view, data.train[0][:1], recipe.data.size))
     view = view.select(include=plan.include, exclude=plan.exclude, biases=plan.biases)
-    setting = Setting(recipe, view, data)
+    scored = data if plan.data is None else datasets.choose(plan.data).member.load(**plan.data.options)
+    setting = Setting(recipe, view, data, scored, None if plan.mask is None else load_mask(plan.mask))
+    if setting.mask is None:
+        setting.sparsity()  # a budget that cannot be met
     _check(setting)
     return setting
 

@@ -22,6 +22,7 @@ from sigprune.families.isometries import isometries
 from sigprune.recipe_messages import explain, shown
 from sigprune.recipe_sections import (
     Bounds,
+    Check,
     Data,
     Init,
     Measure,
@@ -59,6 +60,7 @@ class Recipe(Section):
             nothing (the default if ``model.pretrained``).
         train: how the network is trained.
         baselines: ``dense`` also trains the network before pruning, under the same plan.
+        checks: sanity checks, each a run of its own with one thing changed (``sigprune check`` lists them).
         save: how the packed file is written.
 
     Example:
@@ -78,6 +80,7 @@ class Recipe(Section):
     prune: Prune = Prune()
     isometry: Annotated[Step, Choose(isometries, "isometry", "lbfgs")] | None = Step("lbfgs")
     train: Train = Train()
+    checks: Annotated[tuple[Check, ...], Strict(strict=False)] = ()
     baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)
     save: Save = Save()
 

@@ -51,6 +51,16 @@ class Section(BaseModel):
 
 Names = Annotated[tuple[str, ...], Strict(strict=False)]
 Part = Step | Literal["method", "keep"]
+Check = Literal[
+    "shuffled",
+    "random",
+    "inverted",
+    "re-initialised",
+    "random labels",
+    "shuffled pixels",
+    "half the data",
+]
+"""Sanity checks of a mask."""
 
 
 class Model(Section):
@@ -160,7 +170,13 @@ class Prune(Section):
     """Choosing the mask.
 
     Attributes:
-        sparsity: fraction of the prunable entries that is removed, in [0, 1).
+        sparsity: fraction of the prunable entries that is removed, in [0, 1); null if ``parameters`` or
+            ``mask`` is given.
+        parameters: instead, what the network keeps in all: a number of parameters, or the reference of a
+            model that has as many (with the data's classes and the model's channels): ``timm:resnet18``.
+        mask: instead, a folder that a run wrote: its mask is taken over, and ``score`` chooses only for
+            classifiers of another shape.
+        data: a data set to score with, where that is not the one to train on; null: ``data.source``.
         score: ranks the entries, higher = keep.
         objective: the scalar that a data-driven score differentiates.
         allocation: how many entries each weight keeps.
@@ -173,7 +189,10 @@ class Prune(Section):
         biases: prune the biases of those weights too.
     """
 
-    sparsity: float = 0.9
+    sparsity: float | None = Field(default=cast(float, None))
+    parameters: int | str | None = None
+    mask: str | None = None
+    data: Annotated[Step, Choose(datasets, "prune.data")] | None = None
     score: Annotated[Step, Choose(scores, "prune.score", "snip")] = Step("snip")
     objective: Annotated[Step, Choose(objectives, "prune.objective", "labels")] = Step("labels")
     allocation: Annotated[Step, Choose(allocations, "prune.allocation", "pooled")] = Step("pooled")
@@ -185,11 +204,30 @@ class Prune(Section):
     exclude: Names = ()
     biases: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        given = [key for key in ("sparsity", "parameters", "mask") if data.get(key) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"prune.{given[1]}: {given[0]} already says how much is removed; set one to null"
+            )
+        return data if given else {**data, "sparsity": 0.9}
+
     @field_validator("sparsity")
     @classmethod
-    def _fraction(cls, value: float) -> float:
-        if not 0 <= value < 1:
+    def _fraction(cls, value: float | None) -> float | None:
+        if value is not None and not 0 <= value < 1:
             raise ValueError(f"expected the fraction removed, 0 <= sparsity < 1, got {value:g}")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _positive(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"expected a number of parameters, 1 or more, got {value}")
         return value
 
     @field_validator("schedule", mode="before")

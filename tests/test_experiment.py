@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sigprune import experiment
+from sigprune import experiment_steps
 from sigprune.base.errors import BadInput, CheckpointError, DataError, Diverged, FindingFailed, FolderExists
 from sigprune.base.progress import Tell
 from sigprune.base.tensors import digest
@@ -388,14 +388,14 @@ def test_a_failure_leaves_nothing_behind(tmp_path, changes, error, message):
 
 
 def test_a_dense_baseline_that_diverges_costs_no_sparse_network(tmp_path, monkeypatch):
-    inner = experiment.fit
+    inner = experiment_steps.fit
 
     def diverging(view, mask, *arguments, **options):
         if mask is None:
             raise Diverged("training: the loss is nan in epoch 1")
         return inner(view, mask, *arguments, **options)
 
-    monkeypatch.setattr(experiment, "fit", diverging)
+    monkeypatch.setattr(experiment_steps, "fit", diverging)
     report = run(recipe(), tmp_path / "out")
     assert report.dense_test_accuracy is None
     assert report.test_accuracy == report.reloaded_test_accuracy

@@ -48,6 +48,7 @@ def card(report: Report, *, repo: str | None = None) -> str:
         signal=sections.signal(report),
         findings=sections.findings(report),
         loading=_loading(report, repo),
+        checks=sections.checks(report),
         files=sections.files(report),
         provenance=sections.provenance(report),
         initialisation=sections.initialisation(report),

@@ -30,6 +30,7 @@ _GROUPS: Mapping[str, type | tuple[type, ...]] = MappingProxyType({
     "init": list,
     "signal": list,
     "calibration": list,
+    "checks": list,
     "isometry": (dict, type(None)),
     "findings": list,
     "mask": dict,

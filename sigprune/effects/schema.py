@@ -104,6 +104,22 @@ class CalibrationFacts(TypedDict):
     factors: dict[str, float]
 
 
+class CheckFacts(TypedDict):
+    """What became of the recipe with one thing changed; NaN where it was not trained or not measured."""
+
+    variant: str
+    changed: str
+    kept: int | None
+    overlap: Number | None
+    chance: Number | None
+    mean_jsv: Number | None
+    effective_sparsity: Number | None
+    test_accuracy: Number | None
+    accuracy_std: Number | None
+    stopped: NotRequired[str]
+    skipped: NotRequired[str]
+
+
 class IsometryFacts(TypedDict):
     """Residual ``|| B Bᵀ - I ||_F`` of every weight before and after restoring isometry.
 
@@ -133,6 +149,7 @@ class ReportData(TypedDict):
     init: list[PartFacts]
     signal: list[Moment]
     calibration: list[CalibrationFacts]
+    checks: list[CheckFacts]
     isometry: IsometryFacts | None
     findings: list[FindingFacts]
     mask: MaskFacts

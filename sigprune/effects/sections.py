@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sigprune.base.family import Family, Plain
 from sigprune.effects.report import Report, gains, number
-from sigprune.effects.schema import Number
+from sigprune.effects.schema import CheckFacts, Number
 from sigprune.families.allocations import allocations
 from sigprune.families.datasets import datasets
 from sigprune.families.inits import inits
@@ -101,6 +101,38 @@ def findings(report: Report) -> str:
         return ""
     head = ("", "finding", "where", "value", "bounds", "remedy")
     return "Findings before training:\n\n" + table(head, rows, text=(0, 1, 2, 5))
+
+
+def checks(report: Report) -> str:
+    """A table of the sanity checks; empty where none were asked for."""
+    rows = [
+        (
+            one["variant"],
+            one["changed"],
+            *(_known(figure) for figure in (one["overlap"], one["chance"], one["mean_jsv"])),
+            _outcome(one),
+        )
+        for one in report.facts["checks"]
+    ]
+    if not rows:
+        return ""
+    head = ("", "changed", "overlap", "by chance", "mean singular value", "test accuracy")
+    return (
+        "Does the mask matter? The recipe again with one thing changed; overlap is the Jaccard index of the "
+        "two masks, by chance that of independent ones with the same layer densities:\n\n"
+    ) + table(head, rows, text=(0, 1, 5))
+
+
+def _outcome(check: CheckFacts) -> str:
+    if "skipped" in check:
+        return f"left out: {check['skipped']}"
+    if check.get("stopped"):
+        return "not trained: a required finding failed"
+    return f"{100 * number(check['test_accuracy'] or 0):.2f} %"
+
+
+def _known(value: Number | None) -> str:
+    return "" if value is None else number_text(value)
 
 
 def files(report: Report) -> str:

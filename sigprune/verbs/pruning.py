@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -39,13 +39,18 @@ class DeadWeights(UserWarning):
 
 @dataclass(frozen=True)
 class Method:
-    """How a mask is chosen: one member of each family; ``schedule`` None takes the score's own."""
+    """How a mask is chosen: one member of each family; ``schedule`` None takes the score's own.
+
+    ``lowest`` keeps the lowest scores of every weight, as many as would be kept of the highest: the inversion
+    of Frankle et al. 2021, arXiv 2009.08576.
+    """
 
     score: StepLike = "snip"
     allocation: StepLike = "pooled"
     pattern: StepLike = "unstructured"
     schedule: StepLike | None = None
     objective: StepLike = "labels"
+    lowest: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +162,36 @@ def choose_mask(
     return Pruned(mask, dead)
 
 
+def rescore(
+    view: View,
+    mask: Mask,
+    kept: Mapping[str, int],
+    method: Method,
+    batches: Iterable[BatchLike] | None,
+    *,
+    seed: int,
+) -> Mask:
+    """Choose the entries of some weights anew, in one round, with the others as the mask has them.
+
+    Args:
+        view: the network.
+        mask: over its prunable weights; those chosen anew are dense in it.
+        kept: name -> how many entries to keep, of the weights to choose anew.
+        method: score, objective and pattern.
+        batches: what a data loader yields, if the score needs data.
+        seed: equal seeds give equal masks.
+    """
+    member, pattern = scores.choose(method.score), patterns.choose(method.pattern)
+    draws = generator(seed, "score", "again")
+    problem = Problem(view, mask, draws, _bind_objective(method.objective), batches)
+    ranked = _checked(member.member.score(problem, **member.options), view.prunable_shapes(), member.name)
+    keep = dict(mask.keep)
+    for name, count in kept.items():
+        ties = generator(seed, "ties", f"{name}/again")
+        keep[name] = pattern.member.select(ranked[name], count, ties, **pattern.options)
+    return Mask(keep)
+
+
 def _tell(report: Tell, before: int, total: int, count: int) -> None:
     report(before + count, total)
 
@@ -211,8 +246,14 @@ def _select(
     keep = {}
     for name, count in counts.items():
         ties = generator(seed, "ties", f"{name}/{draw}")
-        keep[name] = pattern.member.select(still[name], count, ties, **pattern.options)
+        values = _inverted(still[name]) if method.lowest else still[name]
+        keep[name] = pattern.member.select(values, count, ties, **pattern.options)
     return Mask(keep)
+
+
+def _inverted(values: Tensor) -> Tensor:
+    """The lowest first; what was removed earlier stays last."""
+    return (-values).masked_fill_(values == -torch.inf, -torch.inf)
 
 
 def _block_shapes(view: View) -> dict[str, Shape]:

@@ -99,6 +99,7 @@ def make_data(layers: dict[str, int] = LAYERS) -> dict[str, object]:
             moment("after isometry", 0.6 * np.exp(0.5 * stream.normal(size=80))),
         ],
         "calibration": [],
+        "checks": [],
         "isometry": {
             "method": "gradient_descent",
             "before": {name: 9.5 for name in layers},

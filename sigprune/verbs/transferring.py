@@ -1,0 +1,98 @@
+"""Transfer of sparsity: a mask that was found elsewhere, for the network at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from sigprune.base.errors import BadInput
+from sigprune.values.batch import BatchLike
+from sigprune.values.mask import Mask
+from sigprune.values.view import View, expect_view
+from sigprune.verbs.checkpoint import PACKED, local_folder, reading
+from sigprune.verbs.packing import unpack
+from sigprune.verbs.pruning import Method, rescore
+
+
+def load_mask(ref: str | Path) -> Mask:
+    """The mask of a sparse checkpoint; its model is not built.
+
+    Args:
+        ref: a local folder that :func:`sigprune.save` wrote.
+
+    Returns:
+        Mask in the order of the file. Cost: every tensor is read and checked once.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or not what it says.
+    """
+    with reading(local_folder(ref, None) / PACKED) as (manifest, file):
+        return unpack(manifest, file.offset_keys(), file.get_tensor)[1]
+
+
+def transfer(
+    view: View,
+    mask: Mask,
+    *,
+    method: Method | None = None,
+    batches: Iterable[BatchLike] | None = None,
+    seed: int = 0,
+) -> Mask:
+    """A mask found on other data or taken from a checkpoint, for this network; the model is not changed.
+
+    Weights of equal names and shapes take their part of the mask as it is. A classifier may have another
+    number of classes: its part is then chosen anew by ``method`` at the density that it had, with the other
+    weights already pruned.
+
+    Args:
+        view: the network; ``view.prunable`` says what the mask has to cover.
+        mask: found for the same architecture.
+        method: score, pattern and objective for such classifiers; None: SNIP with labels.
+        batches: what a data loader yields, if the score needs data.
+        seed: equal seeds give equal masks.
+
+    Returns:
+        Mask over ``view.prunable``. Cost: nothing, or one score pass for classifiers of another shape.
+
+    Raises:
+        BadInput: the mask lacks a prunable weight, has one that is not prunable here, or a weight other than
+            a classifier has another shape.
+        NeedsData: a classifier has to be scored, and the score needs data.
+
+    Source: masks found on one data set serve another, Lee et al. 2020, arXiv 1906.06307, section 5.
+
+    Example:
+        >>> import torch
+        >>> from sigprune import describe, prune, transfer
+        >>> view = describe(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)))
+        >>> mask = prune(view, sparsity=0.5, score="magnitude")
+        >>> wider = describe(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 6)))
+        >>> from sigprune.verbs.pruning import Method
+        >>> moved = transfer(wider, mask, method=Method("magnitude"))
+        >>> torch.equal(moved.keep["0.weight"], mask.keep["0.weight"]), moved.keep["1.weight"].shape
+        (True, torch.Size([6, 8]))
+    """
+    expect_view(view)
+    shapes = view.prunable_shapes()
+    for name in sorted(shapes.keys() ^ mask.keep.keys()):
+        if name in shapes:
+            raise BadInput(f"the mask says nothing of {name}: exclude it (prune.exclude) to leave it dense")
+        raise BadInput(f"the mask prunes {name}, which is not prunable here (prune.include and exclude)")
+    other = [name for name, shape in shapes.items() if tuple(mask.keep[name].shape) != shape]
+    heads = {weight.name for weight in view.weights if weight.role == "head"}
+    heads |= {weight.bias for weight in view.weights if weight.role == "head" and weight.bias is not None}
+    for name in other:
+        if name not in heads:
+            raise BadInput(
+                f"the mask of {name} has shape {tuple(mask.keep[name].shape)}, the weight {shapes[name]}: "
+                "only classifiers may differ; the mask is of another architecture"
+            )
+    counts = mask.counts()
+    kept = {name: round(Fraction(*counts[name]) * math.prod(shapes[name])) for name in other}
+    if isinstance(batches, Iterator):
+        batches = list(batches)
+    start = Mask.dense({name: shapes[name] for name in other})
+    whole = Mask({name: start.keep.get(name, mask.keep[name]) for name in shapes})
+    return rescore(view, whole, kept, method or Method(), batches, seed=seed) if other else whole

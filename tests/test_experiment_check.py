@@ -1,0 +1,144 @@
+"""Sanity checks: what each variant changes, what it keeps, and what the table says of it."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from sigprune.base.errors import BadInput, UnknownName
+from sigprune.base.progress import SilentProgress
+from sigprune.base.seeds import generator
+from sigprune.experiment import run
+from sigprune.experiment_check import _CORRUPTIONS, AS_IS, VARIANTS, _chance, _permuted, check
+from sigprune.experiment_setting import open_setting
+from sigprune.recipe import Recipe, parse_recipe
+from sigprune.recipe_sections import Check
+from sigprune.values.mask import Mask
+
+
+def recipe(**prune: object) -> Recipe:
+    return parse_recipe({
+        "model": {"ref": "torch:tests.networks.mlp", "args": {"widths": [64, 32, 32, 10]}},
+        "prune": {"sparsity": 0.8, "batches": 4, **prune},
+        "train": {"epochs": 1, "lr": 0.02},
+        "baselines": [],
+    })
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, dict[str, object]]:
+    return {str(row["variant"]): row for row in check(recipe(), SilentProgress())}
+
+
+def test_recipes_and_the_command_know_the_same_variants():
+    assert (AS_IS, *get_args(Check)) == tuple(VARIANTS)
+
+
+def test_every_variant_is_carried_out(rows):
+    assert tuple(rows) == tuple(VARIANTS)
+    for row in rows.values():
+        assert row["kept"] == rows[AS_IS]["kept"]
+        assert 0 < row["test_accuracy"] <= 1
+        assert math.isnan(row["accuracy_std"])
+        assert not row["stopped"]
+
+
+def test_overlap_tells_what_a_variant_does_to_the_mask(rows):
+    overlap = {name: row["overlap"] for name, row in rows.items()}
+    assert overlap[AS_IS] == overlap["re-initialised"] == 1
+    for name in ("shuffled", "random"):  # as independent masks of the same layer densities
+        assert overlap[name] == pytest.approx(rows[name]["chance"], abs=0.03)
+    assert overlap["inverted"] < 0.5 * rows["inverted"]["chance"]
+    for name in _CORRUPTIONS:
+        assert rows[name]["chance"] < overlap[name] < 1
+
+
+def test_other_initial_values_are_other_values(rows):
+    assert rows["re-initialised"]["mean_jsv"] != rows[AS_IS]["mean_jsv"]
+    assert rows["re-initialised"]["test_accuracy"] != rows[AS_IS]["test_accuracy"]
+
+
+def test_permuting_keeps_the_counts_and_moves_the_entries():
+    mask = Mask({"a": torch.arange(600).reshape(20, 30) % 5 == 0, "b": torch.arange(40) < 30})
+    moved = _permuted(mask, 0, "shuffled")
+    assert moved.counts() == mask.counts()
+    assert mask.jaccard(moved) == pytest.approx(_chance(mask, moved), abs=0.1)
+    assert _permuted(mask, 0, "shuffled") == moved
+    assert _permuted(mask, 0, "random") != moved != _permuted(mask, 1, "shuffled")
+
+
+def test_the_chance_of_overlap_is_that_of_independent_masks():
+    one, other = Mask({"a": torch.arange(100_000) < 30_000}), Mask({"a": torch.arange(100_000) < 60_000})
+    found = _permuted(one, 0, "x").jaccard(_permuted(other, 0, "y"))
+    assert _chance(one, other) == pytest.approx(0.18 / 0.72)  # 0.3 · 0.6 both, 0.3 + 0.6 - 0.18 either
+    assert found == pytest.approx(_chance(one, other), abs=0.01)
+
+
+def test_corrupted_examples():
+    batches = open_setting(recipe()).batches("prune", 256, 64)
+    (images, labels) = next(iter(batches))
+    for name, corrupt in _CORRUPTIONS.items():
+        changed = corrupt(batches, generator(0, "check", name))
+        (other, others) = next(iter(changed))
+        assert len(changed) == (2 if name == "half the data" else 4)
+        if name == "random labels":
+            assert torch.equal(other, images)
+            assert not torch.equal(others, labels)
+            assert torch.equal(changed.labels.sort().values, batches.labels.sort().values)
+        if name == "shuffled pixels":
+            assert not torch.equal(other, images)
+            assert torch.equal(other.sort(dim=1).values, images.sort(dim=1).values)  # image by image
+            assert torch.equal(others, labels)
+
+
+@pytest.mark.parametrize(
+    ("prune", "skipped"),
+    [
+        ({"score": "magnitude"}, {"random labels", "shuffled pixels", "half the data"}),
+        ({"objective": "uniform"}, {"random labels"}),
+    ],
+)
+def test_variants_that_change_nothing_are_left_out(prune, skipped):
+    rows = check(recipe(**prune), SilentProgress(), variants=[*_CORRUPTIONS])
+    assert {row["variant"] for row in rows if "skipped" in row} == skipped
+    assert all(row["skipped"] and row["kept"] is None for row in rows if "skipped" in row)
+
+
+def test_means_over_seeds():
+    alone = [
+        check(recipe().model_copy(update={"seed": seed}), SilentProgress(), variants=["shuffled"])[1]
+        for seed in (0, 1)
+    ]
+    (_, row) = check(recipe(), SilentProgress(), variants=["shuffled"], seeds=2)
+    accuracies = [one["test_accuracy"] for one in alone]
+    assert row["test_accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert row["accuracy_std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / math.sqrt(2))
+
+
+def test_a_failed_finding_is_told_and_others_go_on():
+    bounds = parse_recipe({"model": {"ref": "x"}, "verify": {"mean_jsv": {"low": 0.1, "required": True}}})
+    strict = recipe().model_copy(update={"isometry": None, "verify": bounds.verify})
+    rows = {row["variant"]: row for row in check(strict, SilentProgress(), variants=["inverted"])}
+    assert not rows[AS_IS]["stopped"]
+    assert "mean_jsv" in rows["inverted"]["stopped"]
+    assert math.isnan(rows["inverted"]["test_accuracy"])
+
+
+def test_bad_input():
+    with pytest.raises(UnknownName, match="unknown variant 'shufled'; did you mean shuffled"):
+        check(recipe(), SilentProgress(), variants=["shufled"])
+    with pytest.raises(BadInput, match="at least one seed, got 0"):
+        check(recipe(), SilentProgress(), seeds=0)
+
+
+def test_a_run_reports_the_checks_of_its_recipe(tmp_path, rows):
+    report = run(recipe().model_copy(update={"checks": ("shuffled", "inverted")}), tmp_path / "run")
+    told = {one["variant"]: one for one in report.facts["checks"]}
+    assert set(told) == {AS_IS, "shuffled", "inverted"}
+    assert told["inverted"]["overlap"] == rows["inverted"]["overlap"]
+    assert told[AS_IS]["test_accuracy"] == report.test_accuracy
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert f"| inverted | {VARIANTS['inverted']} |" in card
