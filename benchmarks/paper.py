@@ -106,7 +106,7 @@ def jsv(gamma: float, seed: int, inputs: Tensor) -> tuple[float, float]:
 def table_2(networks: list[str], seeds: int, count: int) -> None:
     batches = smooth_images(count)
     print("Table 2: orthogonality scores at sparsity 0.9, before and after restoring isometry\n")
-    print("| network | init | before (remembered) | off | after, barzilai_borwein (remembered) | seconds |")
+    print("| network | init | before (remembered) | off | after, lbfgs (remembered) | seconds |")
     print("|---|---|---|---|---|---|")
     for network in networks:
         remembered, restored = TABLE_2[network]

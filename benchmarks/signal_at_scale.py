@@ -1,7 +1,7 @@
 """Mean singular values of the input-output Jacobian of full-size networks: dense, pruned, restored.
 
-Fresh orthogonal weights (gain 1, gates open), calibrated to a root mean square of 1; then SNIP at sparsity
-0.9 on random inputs towards uniform outputs (of few labels SNIP would keep those classes alone), isometry
+Fresh orthogonal weights (gain 1, gates open), calibrated to a root mean square of 1 (--target); then SNIP at
+sparsity 0.9 on random inputs towards uniform outputs (of few labels SNIP would keep those alone), isometry
 restored, calibrated again. Classifiers stay dense unless asked: SNIP removes the rows of all classes but
 those that the fresh network happens to predict. Every mean is that of the Jacobian of logits with respect to
 pixels or embedded tokens at one random input: exact where there are few logits, else estimated (± its
@@ -41,27 +41,28 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--examples", type=int, default=16, help="that SNIP scores with")
+    parser.add_argument("--target", type=float, default=1.0, help="root mean square to calibrate to")
     parser.add_argument("--heads", action="store_true", help="prune classifiers too")
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n", flush=True)
     print("| model | moment | mean JSV | rms | scaled by | seconds |\n|---|---|---|---|---|---|")
     for model in arguments.models:
-        look_at(model, arguments.sparsity, arguments.examples, heads=arguments.heads)
+        look_at(model, arguments)
 
 
-def look_at(name: str, sparsity: float, examples: int, *, heads: bool) -> None:
+def look_at(name: str, arguments: argparse.Namespace) -> None:
     """One row for each moment."""
     library = "transformers" if name in CONFIG_MAPPING else "timm"
     view = describe(open_model(f"{library}:{name}", args=ARGS.get(name)))
-    view = view if heads else view.select(exclude=("head",))
+    view = view if arguments.heads else view.select(exclude=("head",))
     x = inputs(view, 1, "measure")
     row(name, "as opened", view, x)
     reinit_(view, Step("orthogonal"))
     row(name, "orthogonal, gain 1", view, x)
-    done = calibrate_(view, x)
+    done = calibrate_(view, x, target=arguments.target)
     row(name, "calibrated", view, x, done.factors)
     start = time.perf_counter()
-    batch = inputs(view, examples, "snip")
+    batch, sparsity = inputs(view, arguments.examples, "snip"), arguments.sparsity
     mask = prune(view, sparsity=sparsity, score="snip", objective="uniform", batches=[batch])
     apply_(view, mask)
     row(name, f"SNIP {sparsity:g}", view, x, seconds=time.perf_counter() - start)
@@ -70,7 +71,7 @@ def look_at(name: str, sparsity: float, examples: int, *, heads: bool) -> None:
     start = time.perf_counter()
     restore_(view, mask, gain=gains)
     row(name, "isometry restored", view, x, seconds=time.perf_counter() - start)
-    done = calibrate_(view, x)
+    done = calibrate_(view, x, target=arguments.target)
     row(name, "calibrated again", view, x, done.factors)
 
 
