@@ -15,7 +15,7 @@ from sigprune.base.tensors import Tensors
 from sigprune.values.layout import Layout, Shape
 from sigprune.values.weight import Role
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Entries that are looked at together: what bounds the memory of passes over large tensors."""
 
 _SAMPLE = 2**15

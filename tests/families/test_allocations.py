@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.families.allocations import allocations
+from sigprune.families.allocations._shared import share
 from sigprune.values.layout import Layout
 from sigprune.values.mask import Mask
 from sigprune.values.ranking import Ranking, Site
@@ -55,8 +57,6 @@ def checkpoint(tmp_path_factory) -> str:
     mask = Mask(keep)
     mask.apply_(dict(module.named_parameters()))
     folder = tmp_path_factory.mktemp("mask") / "of_flat"
-    from dataclasses import replace
-
     save(folder, replace(view, module=module), mask)
     return str(folder)
 
@@ -212,3 +212,10 @@ def test_a_dense_checkpoint_has_no_ratios(tmp_path: Path):
     save(tmp_path / "dense", view, Mask({}))
     with pytest.raises(BadInput, match="has no mask of stem; it has those of nothing"):
         allocations.get("from_mask").allocate(ranking(10), checkpoint=str(tmp_path / "dense"))
+
+
+def test_what_no_ratio_asks_for_is_shared_by_size():
+    """Beyond the weights with a ratio, the rest goes to the others in proportion to what is free there."""
+    entries = {n: ((size,), Site((size, 1))) for n, size in {"a": 100, "b": 40, "c": 20}.items()}
+    counts = share(made(130, entries=entries), {"a": 1.0, "b": 0.0, "c": 0.0})
+    assert counts == {"a": 100, "b": 20, "c": 10}

@@ -21,7 +21,7 @@ from sigprune.values.view import View
 from sigprune.verbs.checkpoint import save
 from sigprune.verbs.opening import describe
 from sigprune.verbs.pruning import apply_, prune
-from sigprune.verbs.selecting import sites
+from sigprune.verbs.selecting import Selector, sites
 from tests.networks import labelled, seeded
 from tests.rankings import matrices
 
@@ -212,3 +212,16 @@ def test_relabelled_hidden_units_are_pruned_alike():
         ]
         assert torch.equal(masks[0].keep["0.weight"][order], masks[1].keep["0.weight"])
         assert torch.equal(masks[0].keep["2.weight"][:, order], masks[1].keep["2.weight"])
+
+
+def test_rounds_that_differ_by_less_than_a_unit():
+    """A round may keep less than the next one would allow: that one then keeps all that is left."""
+    view = network()
+    rounds = Step("exponential", {"rounds": 60})
+    mask = prune(view, sparsity=0.1, score="magnitude", pattern="channel", schedule=rounds)
+    budget = round(0.9 * mask.total)
+    assert budget - 72 < mask.kept <= budget
+    plain = Selector(sites(view), allocations.choose("pooled"), patterns.choose("unstructured"), seed=0)
+    scores = {name: torch.rand(keep.shape) for name, keep in mask.keep.items()}
+    assert plain(scores, mask, mask.kept + 5, "0") == mask
+    assert not scores, "handed over, so that no second copy is held"

@@ -79,8 +79,10 @@ class _Units:
         out = torch.empty(like.shape, dtype=values[0].dtype, device=values[0].device)
         for rows, part, (height, width) in zip(self.site.rows(out), values, self.tiles, strict=True):
             count, columns = len(rows), rows[0].numel()
-            wide = part.repeat_interleave(width, 1)[:, :columns].repeat_interleave(height, 0)[:count]
-            rows.copy_(wide.reshape(rows.shape))
+            tall, wide = part.shape
+            tiles = part[:, None, :, None].expand(tall, height, wide, width)
+            matrix = tiles.reshape(tall * height, wide * width)[:count, :columns]
+            rows.copy_(matrix.reshape(rows.shape))
         return out
 
 

@@ -41,7 +41,7 @@ def select(
         m: entries in each group.
         indivisible: weights whose inputs are no multiple of m (biases too) stay dense, or are refused.
 
-    Time: one sort of every group; memory: the masks, one block, and chunks of rows.
+    Linear time; memory: the masks, one block, and chunks of rows.
 
     Raises:
         BadInput: n above m; a sparsity that the pattern does not have (the message says which it has); a
