@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.allocations import Allocation
-from sigprune.families.patterns import Pattern
+from sigprune.families.patterns import Allocate, Pattern
 from sigprune.families.schedules import Schedule
 from sigprune.values.composition import objection
 from sigprune.values.mask import Mask
@@ -31,12 +31,15 @@ class Selector:
         allocation: how many entries each weight keeps.
         pattern: where they may sit.
         seed: of the streams that break ties.
+        lowest: keep the lowest scores of every weight, as many as would be kept of the highest: the inversion
+            of Frankle et al. 2021, arXiv 2009.08576.
     """
 
     sites: Mapping[str, Site]
     allocation: Choice[Allocation]
     pattern: Choice[Pattern]
     seed: int
+    lowest: bool = False
 
     def __call__(self, ranked: Tensors, mask: Mask, budget: int, draw: str) -> Mask:
         """The best ``budget`` entries of those that the mask keeps.
@@ -53,21 +56,47 @@ class Selector:
         """
         capacity = {name: kept for name, (kept, _) in mask.counts().items()}
         still = {name: _open(ranked.pop(name), mask.keep[name], capacity[name]) for name in list(ranked)}
-        ranking = Ranking(
-            still,
+        ranking = self._ranking(still, capacity, min(budget, sum(capacity.values())), draw)
+        allocate: Allocate = partial(self.allocation.member.allocate, **self.allocation.options)
+        if self.lowest:
+            # means of units are inverted like entries, so that the allocation sees what it would otherwise
+            highest = allocate
+            ranking = replace(ranking, scores=_inverted(still))
+            allocate = lambda seen: highest(replace(seen, scores=_inverted(seen.scores)))  # noqa: E731
+        return Mask(self.pattern.member.select(ranking, allocate, **self.pattern.options))
+
+    def of_counts(self, ranked: Tensors, kept: Mapping[str, int], draw: str) -> Mask:
+        """The best entries of some weights, of which it is known how many to keep; nothing was removed yet.
+
+        Args:
+            ranked: name -> scores, of at least the weights to choose for.
+            kept: name -> entries to keep.
+            draw: as above.
+        """
+        scores = {name: ranked[name] for name in kept}
+        sizes = {name: values.numel() for name, values in scores.items()}
+        ranking = self._ranking(scores, sizes, sum(kept.values()), draw)
+        return Mask(self.pattern.member.select(ranking, lambda _: dict(kept), **self.pattern.options))
+
+    def _ranking(self, scores: Tensors, capacity: Mapping[str, int], budget: int, draw: str) -> Ranking:
+        return Ranking(
+            scores,
             capacity,
-            self.sites,
-            min(budget, sum(capacity.values())),
+            {name: self.sites[name] for name in scores},
+            budget,
             generator(self.seed, "allocate", draw),
             lambda name: generator(self.seed, "ties", f"{name}/{draw}"),
         )
-        allocate = partial(self.allocation.member.allocate, **self.allocation.options)
-        return Mask(self.pattern.member.select(ranking, allocate, **self.pattern.options))
 
 
 def _open(values: Tensor, keep: Tensor, kept: int) -> Tensor:
     """Scores with minus infinity where entries were removed; no copy where none were."""
     return values if kept == values.numel() else values.masked_fill(~keep.to(values.device), -torch.inf)
+
+
+def _inverted(scores: Tensors) -> Tensors:
+    """The lowest first; what was removed earlier stays last. Twice gives the same scores again."""
+    return {name: (-values).masked_fill_(values == -torch.inf, -torch.inf) for name, values in scores.items()}
 
 
 def sites(view: View) -> dict[str, Site]:

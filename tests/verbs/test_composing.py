@@ -17,6 +17,7 @@ from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
 from sigprune.recipe import parse_recipe
 from sigprune.values.layout import Layout
+from sigprune.values.mask import Mask
 from sigprune.values.view import View
 from sigprune.verbs.checkpoint import save
 from sigprune.verbs.opening import describe
@@ -225,3 +226,38 @@ def test_rounds_that_differ_by_less_than_a_unit():
     scores = {name: torch.rand(keep.shape) for name, keep in mask.keep.items()}
     assert plain(scores, mask, mask.kept + 5, "0") == mask
     assert not scores, "handed over, so that no second copy is held"
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "per_row", "block", "channel"])
+def test_the_lowest_are_as_many_in_every_weight(pattern):
+    """Inverted masks have the layer ratios of the others, and not an entry more in common than must be."""
+    view = network()
+    shapes = view.prunable_shapes()
+    full = Mask.dense(shapes)
+    draw = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(shape, generator=draw) for name, shape in shapes.items()}
+    scores["stem.weight"] += 0.3
+    how = allocations.choose("pooled"), patterns.choose(step(patterns, pattern, ""))
+    high, low = (
+        Selector(sites(view), *how, seed=0, lowest=lowest)(dict(scores), full, full.total // 3, "0")
+        for lowest in (False, True)
+    )
+    assert low.counts() == high.counts()
+    for name, (kept, total) in high.counts().items():
+        if pattern == "unstructured":
+            assert int((low.keep[name] & high.keep[name]).sum()) == max(0, 2 * kept - total)
+        if 0 < kept < total:
+            assert scores[name][low.keep[name]].mean() < scores[name][high.keep[name]].mean()
+        assert kept / total > 0.4 or name != "stem.weight"
+
+
+def test_counts_that_are_known_are_kept():
+    view = network()
+    select = Selector(sites(view), allocations.choose("pooled"), patterns.choose("per_row"), seed=0)
+    scores = {name: torch.rand(shape) for name, shape in view.prunable_shapes().items()}
+    mask = select.of_counts(scores, {"grouped.weight": 100, "stem.weight": 7}, "again")
+    assert {name: kept for name, (kept, _) in mask.counts().items()} == {
+        "grouped.weight": 100,
+        "stem.weight": 7,
+    }
+    assert len(scores) == 4
