@@ -30,6 +30,7 @@ from sigprune.families.scores import scores
 from sigprune.families.spectra import spectra
 from sigprune.recipe_messages import shown
 from sigprune.recipe_steps import Choose
+from sigprune.values.composition import objection
 
 MOST = 2**31 - 1
 """No count is larger: a tensor could not be indexed by it."""
@@ -179,8 +180,12 @@ class Prune(Section):
         data: a data set to score with, where that is not the one to train on; null: ``data.source``.
         score: ranks the entries, higher = keep.
         objective: the scalar that a data-driven score differentiates.
-        allocation: how many entries each weight keeps.
-        pattern: where the kept entries of a weight may sit.
+        allocation: how many entries each weight keeps; ``floor`` (of most members) is the least density of a
+            weight, ``from_mask`` takes the densities of a ``checkpoint`` folder.
+        pattern: where the kept entries of a weight may sit. ``n_m`` fixes every density: it needs the
+            allocation ``uniform``, the schedule ``oneshot`` and just the sparsity that it has. ``block`` and
+            ``channel`` keep whole units, fewer entries than asked for by less than one unit; ``channel``
+            needs ``exclude: [head]``.
         schedule: how many entries each round keeps; null: the score's own schedule.
         batches: batches of the training split to score with, or ``all``.
         batch_size: examples per such batch; null: ``data.batch_size``.
@@ -238,6 +243,16 @@ class Prune(Section):
         if isinstance(value, Mapping):
             return {"name": own, **value}
         return own if value is None else value
+
+    @model_validator(mode="after")
+    def _composed(self) -> Prune:
+        rounds = self.schedule.options.get("rounds", 1)
+        counts = patterns.read(self.pattern.name).facts["COUNTS"]
+        rounds = rounds if isinstance(rounds, int) else 1
+        reason = objection(counts, self.pattern.name, self.allocation, self.schedule.name, rounds)
+        if reason is not None:
+            raise ValueError(reason)
+        return self
 
 
 class Train(Section):

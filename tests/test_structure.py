@@ -18,8 +18,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experiment", "cli"]
 VALUES = [
     "bits", "layout", "convolution", "weight", "batch", "view", "mask", "taps", "paths", "operator",
-    "convolution_operator", "spectrum", "gains", "slot", "ranking", "problem", "orthogonality", "finding",
-    "manifest",
+    "convolution_operator", "spectrum", "gains", "slot", "ranking", "composition", "problem", "orthogonality",
+    "finding", "manifest",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],

@@ -35,11 +35,14 @@ Count: TypeAlias = Annotated[int, Ge(1), Le(2**31 - 1)]
 Positive: TypeAlias = Annotated[float, Gt(0)]
 """The type of an option that scales something."""
 
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+"""The type of an option that is a part of a whole."""
+
 _ANNOTATIONS = {
     "bool": bool, "int": int, "float": float, "str": str, "list": list, "Literal": Literal,
-    "Count": Count, "Positive": Positive,
+    "Count": Count, "Positive": Positive, "Share": Share,
 }  # fmt: skip
-_WORDS = MappingProxyType({"Count": "int >= 1", "Positive": "float > 0"})
+_WORDS = MappingProxyType({"Count": "int >= 1", "Positive": "float > 0", "Share": "float in [0, 1]"})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -17,6 +18,9 @@ from sigprune.values.layout import Shape
 
 SCHEMA = 1
 """The version of the manifest's layout; a reader refuses any other."""
+
+PACKED = "model.sparse.safetensors"
+"""The file of a checkpoint folder that carries the manifest."""
 
 _FIELDS = frozenset({
     "architecture",
@@ -173,6 +177,32 @@ class Manifest:
             return self.to_json() == text
         except BadInput:
             return False
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder, from the first bytes of its packed file; no tensor is read.
+
+    A safetensors file starts with the length of its header (eight bytes, little-endian) and the header, JSON
+    whose ``__metadata__`` holds the manifest.
+
+    Raises:
+        CheckpointError: there is no such file, or it does not start like that; names the file.
+    """
+    path = folder / PACKED
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length < path.stat().st_size else b""
+        plain = _load(header.decode())
+        return Manifest.parse(_get(_get(plain, "__metadata__", dict), "sigprune", str))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: no such file; expected a folder that save() or run() wrote"
+        ) from error
+    except KeyError as error:
+        raise CheckpointError(f"{path}: its header has no {error}; sigprune did not write it") from error
+    except (CheckpointError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _dump(plain: Mapping[str, Plain]) -> str:

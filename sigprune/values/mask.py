@@ -81,9 +81,26 @@ class Mask:
 
     def jaccard(self, other: Mask) -> float:
         """Entries kept by both over entries kept by either; 1.0 for equal masks (of the same names)."""
-        self._same_names(other)
-        either = sum(int((t | other.keep[name]).count_nonzero()) for name, t in self.keep.items())
-        return (self & other).kept / either if either else 1.0
+        shared = self._shared(other).values()
+        both, either = sum(pair[0] for pair in shared), sum(pair[1] for pair in shared)
+        return both / either if either else 1.0
+
+    def overlap(self, other: Mask) -> dict[str, float]:
+        """Weight name -> :meth:`jaccard` of that weight alone; 1.0 where both keep nothing.
+
+        Two random masks of density d overlap by d / (2 - d). Time: one pass over the masks.
+
+        Raises:
+            BadInput: the masks are of different weights or shapes.
+
+        Example:
+            >>> mask = Mask({"fc.weight": torch.tensor([True, True, False])})
+            >>> mask.overlap(Mask({"fc.weight": torch.tensor([False, True, True])}))
+            {'fc.weight': 0.3333333333333333}
+        """
+        return {
+            name: both / either if either else 1.0 for name, (both, either) in self._shared(other).items()
+        }
 
     def digest(self) -> str:
         """SHA-256 over names, shapes and packed bits (little-endian bit order), in the order of the names."""
@@ -126,6 +143,15 @@ class Mask:
             if name not in tensors or tensors[name].shape != keep.shape:
                 got = tuple(tensors[name].shape) if name in tensors else "no such weight"
                 raise BadInput(f"mask of {name}: expected shape {tuple(keep.shape)}, got {got}")
+
+    def _shared(self, other: Mask) -> dict[str, tuple[int, int]]:
+        """Weight name -> entries kept by both, and by either."""
+        self._same_names(other)
+        other._fits(dict(self.keep))
+        return {
+            name: (int((t & other.keep[name]).count_nonzero()), int((t | other.keep[name]).count_nonzero()))
+            for name, t in self.keep.items()
+        }
 
     def _same_names(self, other: Mask) -> None:
         different = sorted(self.keep.keys() ^ other.keep.keys())

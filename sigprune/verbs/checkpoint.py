@@ -20,12 +20,12 @@ from sigprune.base.folders import new_folder
 from sigprune.base.tensors import Tensors
 from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
-from sigprune.values.manifest import Manifest
+from sigprune.values.manifest import PACKED, Manifest
 from sigprune.values.mask import Mask
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.packing import pack, stored, unpack, zeroed
 
-CONFIG, DENSE, PACKED = "config.json", "model.safetensors", "model.sparse.safetensors"
+CONFIG, DENSE = "config.json", "model.safetensors"
 
 
 class Reader(Protocol):

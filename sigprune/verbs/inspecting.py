@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sigprune.base.family import Plain
-from sigprune.values.manifest import Manifest
-from sigprune.verbs.checkpoint import PACKED, local_folder, reading
+from sigprune.values.manifest import PACKED, Manifest
+from sigprune.verbs.checkpoint import local_folder, reading
 
 
 def inspect(folder: str | Path) -> dict[str, Plain]:

@@ -27,8 +27,8 @@ from sigprune.values.batch import BatchLike
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
-from sigprune.values.ranking import Ranking
 from sigprune.values.view import View, expect_view
+from sigprune.verbs.selecting import Selector, refuse, sites
 
 StepLike = str | Step | ModuleType
 
@@ -78,7 +78,8 @@ def prune(
     Args:
         view: the network; ``view.prunable`` says what may be removed.
         sparsity: fraction of the prunable entries to remove, in [0, 1). Exactly
-            round(entries · (1 - sparsity)) are kept.
+            round(entries · (1 - sparsity)) are kept; fewer by less than one unit under the patterns ``block``
+            and ``channel``.
         score: what ranks the entries (higher = keep).
         allocation: how many entries each weight keeps.
         pattern: where the kept entries of a weight may sit.
@@ -91,7 +92,7 @@ def prune(
         Mask over ``view.prunable``. Cost: one score pass and two linear-time selections per round.
 
     Raises:
-        BadInput: a sparsity outside [0, 1).
+        BadInput: a sparsity outside [0, 1), or parts that do not go together; says why.
         NeedsData: a score or objective needs data that was not given.
         BadScores: a score is not finite or does not fit the weights.
 
@@ -144,10 +145,13 @@ def choose_mask(
         raise BadInput("the view has no prunable weight")
     member = scores.choose(method.score)
     plan = schedules.choose(method.schedule if method.schedule is not None else member.member.SCHEDULE)
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
     mask = Mask.dense(shapes)
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
     budgets = plan.member.kept(mask.total, target, **plan.options)
+    refuse(pattern, allocation, plan, len(budgets))
+    select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
     each = max(length_hint(batches), 1) if member.member.NEEDS != "nothing" else 1
     for number, budget in enumerate(budgets):
         tell = partial(_tell, report, number * each, len(budgets) * each)
@@ -157,7 +161,7 @@ def choose_mask(
         ranked = _checked(member.member.score(problem, **member.options), shapes, member.name)
         if number == 0:
             dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
-        mask = _select(view, ranked, mask, method, budget=budget, draw=str(number), seed=seed)
+        mask = select(ranked, mask, budget, str(number))
         tell(each)
     return Pruned(mask, dead)
 
@@ -181,15 +185,13 @@ def rescore(
         batches: what a data loader yields, if the score needs data.
         seed: equal seeds give equal masks.
     """
-    member, pattern = scores.choose(method.score), patterns.choose(method.pattern)
+    member = scores.choose(method.score)
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
     draws = generator(seed, "score", "again")
     problem = Problem(view, mask, draws, _bind_objective(method.objective), batches)
     ranked = _checked(member.member.score(problem, **member.options), view.prunable_shapes(), member.name)
-    keep = dict(mask.keep)
-    for name, count in kept.items():
-        ties = generator(seed, "ties", f"{name}/again")
-        keep[name] = pattern.member.select(ranked[name], count, ties, **pattern.options)
-    return Mask(keep)
+    select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
+    return Mask({**mask.keep, **select.of_counts(ranked, kept, "again").keep})
 
 
 def _tell(report: Tell, before: int, total: int, count: int) -> None:
@@ -227,43 +229,6 @@ def _selection_dtype(values: Tensor) -> torch.dtype:
 def _is_dead(view: View, name: str, values: Tensor) -> bool:
     """A bias is zero at initialisation and then has zero scores by definition: no finding."""
     return name in {w.name for w in view.weights} and not bool(values.any())
-
-
-def _select(
-    view: View, ranked: Tensors, mask: Mask, method: Method, *, budget: int, draw: str, seed: int
-) -> Mask:
-    """The best ``budget`` entries of those still kept; ``draw`` names the random stream that breaks ties."""
-    capacity = {name: kept for name, (kept, _) in mask.counts().items()}
-    still = {
-        name: values
-        if capacity[name] == values.numel()
-        else values.masked_fill(~mask.keep[name].to(values.device), -torch.inf)
-        for name, values in ranked.items()
-    }
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
-    ranking = Ranking(still, capacity, _block_shapes(view), budget, generator(seed, "allocate", draw))
-    counts = allocation.member.allocate(ranking, **allocation.options)
-    keep = {}
-    for name, count in counts.items():
-        ties = generator(seed, "ties", f"{name}/{draw}")
-        values = _inverted(still[name]) if method.lowest else still[name]
-        keep[name] = pattern.member.select(values, count, ties, **pattern.options)
-    return Mask(keep)
-
-
-def _inverted(values: Tensor) -> Tensor:
-    """The lowest first; what was removed earlier stays last."""
-    return (-values).masked_fill_(values == -torch.inf, -torch.inf)
-
-
-def _block_shapes(view: View) -> dict[str, Shape]:
-    """Prunable name -> shape of its first block; a bias is its own block."""
-    meta = {name: torch.empty(shape, device="meta") for name, shape in view.prunable_shapes().items()}
-    weights = {w.name: w for w in view.weights}
-    return {
-        name: tuple(next(weights[name].layout.blocks(tensor)).shape if name in weights else tensor.shape)
-        for name, tensor in meta.items()
-    }
 
 
 def apply_(view: View, mask: Mask) -> None:

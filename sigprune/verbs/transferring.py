@@ -9,9 +9,10 @@ from pathlib import Path
 
 from sigprune.base.errors import BadInput
 from sigprune.values.batch import BatchLike
+from sigprune.values.manifest import PACKED
 from sigprune.values.mask import Mask
 from sigprune.values.view import View, expect_view
-from sigprune.verbs.checkpoint import PACKED, local_folder, reading
+from sigprune.verbs.checkpoint import local_folder, reading
 from sigprune.verbs.packing import unpack
 from sigprune.verbs.pruning import Method, rescore
 

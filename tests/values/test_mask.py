@@ -83,3 +83,32 @@ def test_a_mask_of_another_network_changes_nothing(keep):
     assert all(bool(t.all()) for t in tensors.values())
     with pytest.raises(BadInput, match="only one of them"):
         Mask(keep).jaccard(Mask({}))
+
+
+def test_overlap_weight_by_weight():
+    """|A and B| / |A or B|; two empty masks are equal."""
+    first = Mask({**KEEP, "empty": torch.zeros(3, dtype=torch.bool)})
+    other = Mask({
+        "a": torch.tensor([[True, True, False], [False, False, True]]),
+        "b": torch.tensor([False]),
+        "empty": torch.zeros(3, dtype=torch.bool),
+    })
+    assert first.overlap(other) == {"a": 2 / 4, "b": 0.0, "empty": 1.0}
+    assert first.jaccard(other) == pytest.approx(2 / 5)
+    assert other.overlap(first) == first.overlap(other)
+    assert set(first.overlap(first).values()) == {1.0}
+    assert Mask({}).overlap(Mask({})) == {}
+
+
+def test_overlap_of_random_masks():
+    """Density d on both sides: d / (2 - d)."""
+    draw = torch.Generator().manual_seed(0)
+    pair = [Mask({"a": torch.rand(100, 100, generator=draw) < 0.2}) for _ in range(2)]
+    assert pair[0].jaccard(pair[1]) == pytest.approx(0.2 / 1.8, rel=0.1)
+
+
+def test_masks_of_other_shapes_do_not_overlap():
+    with pytest.raises(BadInput, match=r"mask of a: expected shape \(3, 2\), got \(2, 3\)"):
+        Mask(KEEP).overlap(Mask({**KEEP, "a": KEEP["a"].T}))
+    with pytest.raises(BadInput, match="only one of them"):
+        Mask(KEEP).overlap(Mask({}))

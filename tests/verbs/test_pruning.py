@@ -13,7 +13,6 @@ from torch import nn
 
 from sigprune.base.errors import BadInput, BadScores, NeedsData, UnknownName
 from sigprune.base.family import Step
-from sigprune.families.allocations import allocations
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import scores
 from sigprune.verbs.initialising import reinit_
@@ -24,8 +23,8 @@ from tests.networks import SmallConv, labelled, mlp, seeded, small_views
 
 @pytest.mark.parametrize(
     ("score", "allocation", "schedule"),
-    list(itertools.product(scores.names(), allocations.names(), schedules.names())),
-    ids="-".join,
+    list(itertools.product(scores.names(), ["pooled", "erk"], schedules.names())),  # more: test_composing
+    ids=str,
 )
 def test_every_composition_keeps_exactly_the_count(score, allocation, schedule):
     view = small_views()["conv"]

@@ -11,7 +11,8 @@ from sigprune.base.family import Family
 class Allocation(Protocol):
     """A member: ``allocate(ranking, *, options)`` returns counts that sum to ``ranking.budget`` exactly.
 
-    Each count lies between zero and the weight's capacity. Ties are broken by ``ranking.generator``.
+    Each count lies between zero and the weight's capacity. Ties are broken by ``ranking.generator``. Names
+    are those of ``ranking.scores``, in their order; ``ranking.sites`` tells roles and shapes.
     """
 
     PAPER: str

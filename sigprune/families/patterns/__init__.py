@@ -1,25 +1,35 @@
-"""Patterns: ``select(scores, count, ...) -> Tensor`` says where the kept entries of one weight may sit."""
+"""Patterns: ``select(ranking, allocate, ...) -> masks`` says where the kept entries may sit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from sigprune.base.family import Family
+from sigprune.values.composition import Counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sigprune.values.ranking import Ranking
+
+Allocate: TypeAlias = "Callable[[Ranking], dict[str, int]]"
+"""An allocation with its options."""
+
 
 class Pattern(Protocol):
-    """A member: ``select(scores, count, generator, *, options)`` returns a boolean CPU tensor, True = keep.
+    """A member: ``select(ranking, allocate, *, options)`` returns name -> boolean CPU tensor, True = keep.
 
-    ``scores`` has the weight's stored shape, with minus infinity where an entry was removed earlier: there is
-    enough left, and it stays removed. Exactly ``count`` entries are kept; ties are broken by the generator.
+    ``allocate(ranking)`` gives the number of entries each weight should keep; a pattern with units larger
+    than an entry may give it the scores of units in place of those of entries. ``COUNTS`` says what the
+    pattern does with the numbers (:data:`~sigprune.values.composition.Counts`). ``ranking.sites`` tells where
+    the blocks of a weight sit. What an earlier round removed (score minus infinity) stays removed; ties are
+    broken by ``ranking.ties(name)``, never by position. The scores are not changed.
     """
 
     PAPER: str
-    select: Callable[..., Tensor]
+    COUNTS: Counts
+    select: Callable[..., dict[str, Tensor]]
 
 
 patterns: Family[Pattern] = Family(__name__, "pattern", "select")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from sigprune.values.ranking import pick, threshold
+from sigprune.families.patterns import Allocate
+from sigprune.values.ranking import Ranking, pick, threshold
 
 PAPER = "Lee et al. 2019, arXiv 1810.02340"
+COUNTS: Literal["exact"] = "exact"
 
 
-def select(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The ``count`` highest scores; linear time."""
+def select(ranking: Ranking, allocate: Allocate) -> dict[str, Tensor]:
+    """The highest scores of each weight; linear time, memory of the masks."""
+    counts = allocate(ranking)
+    return {name: _best(ranking.scores[name], count, ranking.ties(name)) for name, count in counts.items()}
+
+
+def _best(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
     if count in {0, scores.numel()}:
         return torch.full(scores.shape, count > 0)
     flat = scores.reshape(-1)
-    limit, wanted = threshold(flat, count)
+    limit, wanted = threshold([flat], count)
     keep = (flat > limit).cpu()
     tied = (flat == limit).nonzero().squeeze(1).cpu()
     keep[tied[pick(wanted, len(tied), generator)]] = True

@@ -1,0 +1,129 @@
+"""Selecting: from scores and a number to the entries that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sigprune.base.errors import BadInput
+from sigprune.base.family import Choice, Step
+from sigprune.base.seeds import generator
+from sigprune.base.tensors import Tensors
+from sigprune.families.allocations import Allocation
+from sigprune.families.patterns import Allocate, Pattern
+from sigprune.families.schedules import Schedule
+from sigprune.values.composition import objection
+from sigprune.values.mask import Mask
+from sigprune.values.ranking import Ranking, Site
+from sigprune.values.view import View
+
+
+@dataclass(frozen=True, eq=False)
+class Selector:
+    """An allocation and a pattern for the weights of one network.
+
+    Attributes:
+        sites: prunable name -> what the tensor is.
+        allocation: how many entries each weight keeps.
+        pattern: where they may sit.
+        seed: of the streams that break ties.
+        lowest: keep the lowest scores of every weight, as many as would be kept of the highest: the inversion
+            of Frankle et al. 2021, arXiv 2009.08576.
+    """
+
+    sites: Mapping[str, Site]
+    allocation: Choice[Allocation]
+    pattern: Choice[Pattern]
+    seed: int
+    lowest: bool = False
+
+    def __call__(self, ranked: Tensors, mask: Mask, budget: int, draw: str) -> Mask:
+        """The best ``budget`` entries of those that the mask keeps.
+
+        Args:
+            ranked: name -> scores; emptied on the way, so that no second copy of them is held.
+            mask: candidates; what it removes stays removed.
+            budget: entries to keep; no more than the mask keeps (a pattern of whole units may have kept less
+                than an earlier round allowed).
+            draw: names the random streams of this round.
+
+        Memory besides the scores: masks (one byte per entry) and passes in chunks; a second copy of the
+        scores for ``block`` and ``channel``.
+        """
+        capacity = {name: kept for name, (kept, _) in mask.counts().items()}
+        still = {name: _open(ranked.pop(name), mask.keep[name], capacity[name]) for name in list(ranked)}
+        ranking = self._ranking(still, capacity, min(budget, sum(capacity.values())), draw)
+        allocate: Allocate = partial(self.allocation.member.allocate, **self.allocation.options)
+        if self.lowest:
+            # means of units are inverted like entries, so that the allocation sees what it would otherwise
+            highest = allocate
+            ranking = replace(ranking, scores=_inverted(still))
+            allocate = lambda seen: highest(replace(seen, scores=_inverted(seen.scores)))  # noqa: E731
+        return Mask(self.pattern.member.select(ranking, allocate, **self.pattern.options))
+
+    def of_counts(self, ranked: Tensors, kept: Mapping[str, int], draw: str) -> Mask:
+        """The best entries of some weights, of which it is known how many to keep; nothing was removed yet.
+
+        Args:
+            ranked: name -> scores, of at least the weights to choose for.
+            kept: name -> entries to keep.
+            draw: as above.
+        """
+        scores = {name: ranked[name] for name in kept}
+        sizes = {name: values.numel() for name, values in scores.items()}
+        ranking = self._ranking(scores, sizes, sum(kept.values()), draw)
+        return Mask(self.pattern.member.select(ranking, lambda _: dict(kept), **self.pattern.options))
+
+    def _ranking(self, scores: Tensors, capacity: Mapping[str, int], budget: int, draw: str) -> Ranking:
+        return Ranking(
+            scores,
+            capacity,
+            {name: self.sites[name] for name in scores},
+            budget,
+            generator(self.seed, "allocate", draw),
+            lambda name: generator(self.seed, "ties", f"{name}/{draw}"),
+        )
+
+
+def _open(values: Tensor, keep: Tensor, kept: int) -> Tensor:
+    """Scores with minus infinity where entries were removed; no copy where none were."""
+    return values if kept == values.numel() else values.masked_fill(~keep.to(values.device), -torch.inf)
+
+
+def _inverted(scores: Tensors) -> Tensors:
+    """The lowest first; what was removed earlier stays last. Twice gives the same scores again."""
+    return {name: (-values).masked_fill_(values == -torch.inf, -torch.inf) for name, values in scores.items()}
+
+
+def sites(view: View) -> dict[str, Site]:
+    """What every prunable tensor of a view is, in order of definition; a bias is a block of its own."""
+    weights = {w.name: w for w in view.weights}
+    stem = next((w.name for w in view.weights if w.role == "conv"), None)
+    found: dict[str, Site] = {}
+    for name, shape in view.prunable_shapes().items():
+        if name in weights:
+            block = next(weights[name].layout.blocks(torch.empty(shape, device="meta")))
+            found[name] = Site(
+                tuple(block.shape), weights[name].layout, weights[name].role, stem=name == stem
+            )
+        else:
+            found[name] = Site(shape, None, "bias")
+    return found
+
+
+def refuse(
+    pattern: Choice[Pattern], allocation: Choice[Allocation], schedule: Choice[Schedule], rounds: int
+) -> None:
+    """Stop compositions that make no sense, before anything is scored.
+
+    Raises:
+        BadInput: says why (:func:`sigprune.values.composition.objection`).
+    """
+    chosen = Step(allocation.name, allocation.options)
+    reason = objection(pattern.member.COUNTS, pattern.name, chosen, schedule.name, rounds)
+    if reason is not None:
+        raise BadInput(reason)
