@@ -11,19 +11,6 @@ from torch import Tensor
 from sigprune.families.scores._uses import Function, Uses, run
 
 LAYERED = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-CELLS = tuple(f"{name}_cell" for name in LAYERED)
-
-
-def cell(uses: Uses, func: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-    """One step: (inputs, state, weight of the inputs, weight of the state, their biases)."""
-    inputs, state, by_input, by_state, *biases = *args, *kwargs.values()
-    hidden = uses.activation(state[0] if isinstance(state, list | tuple) else state)
-    rows = uses.activation(inputs)
-    uses.add_inputs(rows, by_input)
-    uses.add_inputs(hidden, by_state)
-    for bias in biases:
-        uses.add_ones(bias, rows.numel() / rows.shape[-1])
-    return run(func, args, kwargs)
 
 
 def layered(uses: Uses, func: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
@@ -33,12 +20,12 @@ def layered(uses: Uses, func: Function, args: Sequence[object], kwargs: Mapping[
         UnsupportedModel: packed sequences, or a projected state: its inputs are not among the outputs.
     """
     if kwargs or not isinstance(args[3], bool):
-        uses.refuse(_first_watched(args), "meets packed sequences")
+        uses.refuse(_first_watched(uses, args), "meets packed sequences")
     flat, biased = cast("list[Tensor]", args[2]), args[3]
     layers, directions, batch_first = cast("int", args[4]), 1 + bool(args[7]), bool(args[8])
     each = 4 if biased else 2
     if len(flat) != layers * directions * each:
-        uses.refuse(_first_watched(args), "is part of a recurrence with a projected state")
+        uses.refuse(_first_watched(uses, args), "is part of a recurrence with a projected state")
     inputs, time = uses.activation(args[0]), int(batch_first)
     starts = cast("Sequence[Tensor]", args[1] if isinstance(args[1], list | tuple) else (args[1],))
     ends: list[list[Tensor]] = []
@@ -78,6 +65,6 @@ def _observe(uses: Uses, inputs: Tensor, before: Tensor, weights: Sequence[Tenso
         uses.add_ones(bias, inputs.numel() / inputs.shape[-1])
 
 
-def _first_watched(args: Sequence[object]) -> Tensor:
+def _first_watched(uses: Uses, args: Sequence[object]) -> Tensor:
     flat = [t for part in args if isinstance(part, list | tuple) for t in part if isinstance(t, Tensor)]
-    return next(t for t in (*flat, *(a for a in args if isinstance(a, Tensor))) if t.requires_grad)
+    return next(t for t in (*flat, *(a for a in args if isinstance(a, Tensor))) if uses.owns(t))

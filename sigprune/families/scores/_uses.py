@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from sigprune.values.view import View
 
 Function = Callable[..., object]
 
-_REARRANGING = {
+_REARRANGING = frozenset({
     "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd", "Expand", "Flip", "Gather", "Index", "IndexSelect",
     "Narrow", "Permute", "ReshapeAlias", "Select", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack",
     "T", "ToCopy", "Transpose", "Unbind", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View",
-}  # fmt: skip
+})  # fmt: skip
 """Backward nodes of functions that move or copy entries without changing them."""
 
 
@@ -38,6 +38,8 @@ class Uses:
         seen: names of the leaves that were used.
         reparametrised: names of weights that their module standardises or normalises: the sums of the tensor
             that it makes of them are those of the stored entries in the same places.
+        mixed: names of stacks of kernels that are mixed before use (conditional convolutions): what they are
+            multiplied with is no input.
         weights: names that are weights; the others are biases.
     """
 
@@ -51,30 +53,26 @@ class Uses:
         self.reparametrised = frozenset(
             w.name for w in view.weights if w.standardised is not None or w.magnitude is not None
         )
+        self.mixed = frozenset(w.name for w in view.weights if w.layout.shape and w.layout.stacked)
         self._leaves = {name: leaves[name] for name in names}
         self._names = {id(leaves[name]): name for name in names}
 
     def origin(self, tensor: Tensor) -> Origin:
         """Walk the graph of a tensor back to the leaves."""
-        if tensor.grad_fn is None:
-            return self._start(tensor)
-        names, moved_only = dict[str, None](), True
-        for node in _nodes(tensor.grad_fn):
-            if node.name() == "torch::autograd::AccumulateGrad":
-                start = self._start(cast("Tensor", node.variable))  # type: ignore[attr-defined]
-                names[start.names[0]] = None
-                moved_only &= start.moved_only
-            else:
-                moved_only &= node.name().partition("Backward")[0] in _REARRANGING
-        return Origin(tuple(names), moved_only)
+        starts, moved_only = [tensor], True
+        if tensor.grad_fn is not None:
+            nodes = list(_nodes(tensor.grad_fn))
+            ends = [node for node in nodes if node.name() == "torch::autograd::AccumulateGrad"]
+            starts = [cast("Tensor", node.variable) for node in ends]  # type: ignore[attr-defined]
+            ways = {node.name().partition("Backward")[0] for node in nodes if node not in ends}
+            moved_only = ways <= _REARRANGING
+        names = dict.fromkeys(self._names.get(id(start)) for start in starts)
+        known = tuple(name for name in names if name is not None)
+        return Origin(known, moved_only and len(known) == len(names))
 
-    def _start(self, leaf: Tensor) -> Origin:
-        name = self._names.get(id(leaf))
-        return (
-            Origin(("a tensor that is no parameter",), moved_only=False)
-            if name is None
-            else Origin((name,), True)
-        )
+    def owns(self, tensor: object) -> TypeGuard[Tensor]:
+        """Whether a tensor comes from a leaf; others may require a gradient for reasons of their own."""
+        return isinstance(tensor, Tensor) and tensor.requires_grad and bool(self.origin(tensor).names)
 
     def add(self, operand: Tensor, squares: Tensor) -> None:
         """Add sums of squares, broadcast to the shape of an operand that was made of leaves.
@@ -84,6 +82,8 @@ class Uses:
         """
         origin = self.origin(operand)
         squares = squares.expand(operand.shape)
+        if not self.mixed.isdisjoint(origin.names):
+            self.refuse(operand, "is a stack of kernels that are mixed before they meet the input")
         if not origin.moved_only:
             name = origin.names[0]
             if (
@@ -115,26 +115,24 @@ class Uses:
 
     def add_inputs(self, inputs: Tensor, weight: object) -> None:
         """Add the squares of inputs (..., in) to a weight (out, in) or (in,), if it is made of leaves."""
-        if isinstance(weight, Tensor) and weight.requires_grad:
+        if self.owns(weight):
             self.add(weight, squared(inputs).reshape(-1, inputs.shape[-1]).sum(0))
 
     def add_ones(self, bias: object, count: float) -> None:
         """Add the constant input 1 of a bias, ``count`` times, if it is made of leaves."""
-        if isinstance(bias, Tensor) and bias.requires_grad:
+        if self.owns(bias):
             self.add(bias, torch.full((), count, device=bias.device))
 
     def activation(self, tensor: object) -> Tensor:
         """The tensor, made sure to be no weight.
 
         Raises:
-            UnsupportedModel: it carries a gradient, so that it comes from a weight.
+            UnsupportedModel: it comes from a weight.
         """
         if not isinstance(tensor, Tensor):
             raise TypeError(f"expected a tensor, got {type(tensor).__name__}")
-        if tensor.requires_grad:
-            self.refuse(
-                tensor, "is used otherwise than by a linear map, convolution, attention or recurrence"
-            )
+        if self.owns(tensor):
+            self.refuse(tensor, "is used otherwise than by a linear map, convolution, attention, recurrence")
         return tensor
 
     def refuse(self, operand: Tensor, why: str) -> NoReturn:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sigprune.families.scores._recurrent import CELLS, LAYERED, cell, layered
+from sigprune.families.scores._recurrent import LAYERED, layered
 from sigprune.families.scores._uses import Function, Uses, run, squared, sums_by_gradient
 
 Given = dict[str, object]
@@ -39,7 +39,7 @@ class Watching(TorchFunctionMode):
     ) -> object:
         named = dict(kwargs or {})
         watch = _WATCHED.get(func.__name__)
-        if watch is None or not any(t.requires_grad for t in _tensors((*args, *named.values()))):
+        if watch is None or not any(self.uses.owns(t) for t in _tensors((*args, *named.values()))):
             return func(*args, **named)
         return watch(self.uses, func, args, named)
 
@@ -80,7 +80,7 @@ def _convolution(uses: Uses, func: Function, args: Sequence[object], kwargs: Giv
     given = _named(f"input weight bias stride padding {order}", args, kwargs)
     out = _output(func, args, kwargs)
     squares, weight = squared(uses.activation(given["input"])), cast("Tensor", given["weight"])
-    if weight.requires_grad:
+    if uses.owns(weight):
         groups = cast("int", given.get("groups", 1))
         shape = (len(weight), 1) if transposed else (groups, weight.shape[1])
         like = torch.empty(*shape, *weight.shape[2:], dtype=squares.dtype, device=squares.device)
@@ -111,7 +111,7 @@ def _operands(args: Sequence[object], kwargs: Given) -> tuple[Tensor, Tensor]:
 
 def _multiply(uses: Uses, left: Tensor, right: Tensor) -> None:
     """Squares for ``left @ right``, of which one is a weight: one column (or row) of it meets them all."""
-    if right.requires_grad:
+    if uses.owns(right):
         squares = squared(uses.activation(left))
         like = right.detach()[..., :1] if right.dim() > 1 else right.detach()
         uses.add(right, sums_by_gradient(lambda w: squares @ w, like.to(squares.dtype)))
@@ -125,11 +125,11 @@ def _product_and_sum(uses: Uses, func: Function, args: Sequence[object], kwargs:
     second = "mat2" if func.__name__ == "addmm" else "batch2"
     given = _named(f"input {second.replace('2', '1')} {second}", args, kwargs)
     left, right = (cast("Tensor", given[key]) for key in (second.replace("2", "1"), second))
-    weight = right if right.requires_grad else left
+    weight = right if uses.owns(right) else left
     if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1:
         uses.refuse(weight, f"is scaled by {func.__name__}")
     out = _output(func, args, kwargs)
-    if weight.requires_grad:
+    if uses.owns(weight):
         _multiply(uses, left, right)
     _bias(uses, given["input"], out)
     return out
@@ -155,7 +155,7 @@ def _einsum(uses: Uses, func: Function, args: Sequence[object], kwargs: Given) -
     equation, *rest = args
     flat = list(rest[0]) if len(rest) == 1 and isinstance(rest[0], list | tuple) else rest
     tensors = [cast("Tensor", t) for t in flat]
-    watched = [index for index, t in enumerate(tensors) if t.requires_grad]
+    watched = [index for index, t in enumerate(tensors) if uses.owns(t)]
     if len(tensors) != 2 or len(watched) != 1 or not isinstance(equation, str):
         uses.refuse(
             tensors[watched[0]], "is multiplied with more than one tensor, or another weight, by einsum"
@@ -203,7 +203,7 @@ def _attention(uses: Uses, func: Function, args: Sequence[object], kwargs: Given
 def _sum(uses: Uses, func: Function, args: Sequence[object], kwargs: Given) -> object:
     """A bias that is added on its own; any other sum stays as it is."""
     parts = [part for part in args if isinstance(part, Tensor)]
-    watched = [part for part in parts if part.requires_grad]
+    watched = [part for part in parts if uses.owns(part)]
     if len(parts) == 2 and len(watched) == 1:
         origin = uses.origin(watched[0])
         if origin.moved_only and uses.weights.isdisjoint(origin.names):
@@ -224,6 +224,5 @@ _WATCHED: Mapping[str, Watch] = {
     "embedding": _embedding,
     "multi_head_attention_forward": _attention,
     **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), _sum),
-    **dict.fromkeys(CELLS, cell),
     **dict.fromkeys(LAYERED, layered),
 }

@@ -23,10 +23,11 @@ def score(problem: Problem) -> Tensors:
     """|W_ij| · ‖X_j‖, the norm over all examples and positions (tokens, pixels) of all batches given.
 
     X_j is what the entry is multiplied with: in a convolution the inputs under its tap, padding included as
-    zeros; in a table of embeddings one for each time that its row is looked up; for a bias the constant 1. A
-    weight that is used several times (tied, recurrent) meets the inputs of all uses. Positions that a mask
-    hides further on in the network count: pass texts without padding. An expert that no token was sent to has
-    the score zero. Weights that their module standardises or normalises count as the forward pass uses them.
+    zeros; in a table of embeddings one for each time that its row is looked up (positions once per batch);
+    for a bias the constant 1. A weight that is used several times (tied, recurrent) meets the inputs of all
+    uses. Positions that a mask hides further on in the network count: pass texts without padding. An expert
+    that no token was sent to has the score zero. Weights that their module standardises or normalises count
+    as the forward pass uses them.
 
     The paper compares entries within each output, never across: allocation ``uniform`` with a pattern that
     keeps the same number in every row is its method.
