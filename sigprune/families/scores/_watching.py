@@ -81,6 +81,8 @@ def _convolution(uses: Uses, func: Function, args: Sequence[object], kwargs: Giv
     out = _output(func, args, kwargs)
     squares, weight = squared(uses.activation(given["input"])), cast("Tensor", given["weight"])
     if uses.owns(weight):
+        if squares.dim() == weight.dim():  # every example meets the same taps: one sum over them will do
+            squares = squares.sum(0, keepdim=True)
         groups = cast("int", given.get("groups", 1))
         shape = (len(weight), 1) if transposed else (groups, weight.shape[1])
         like = torch.empty(*shape, *weight.shape[2:], dtype=squares.dtype, device=squares.device)
