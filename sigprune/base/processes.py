@@ -1,4 +1,4 @@
-"""Processes that score together: ``accelerate launch`` or ``torchrun`` start them, torch.distributed joins them."""
+"""Processes that score together, as ``accelerate launch`` or ``torchrun`` start them (torch.distributed)."""
 
 from __future__ import annotations
 

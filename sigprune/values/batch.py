@@ -18,11 +18,14 @@ class Batch:
 
     Attributes:
         inputs: tensors whose first axis counts examples.
-        labels: integer classes, shape (examples,), or None.
+        labels: integer classes, shape (examples,), or (examples, tokens) with -100 where there is none; or
+            None.
+        target: what the ``prepare`` of an objective made for this batch before the forward pass, or None.
     """
 
     inputs: Mapping[str, Tensor]
     labels: Tensor | None = None
+    target: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -33,7 +36,9 @@ class Batch:
             k: v.to(device, dtype if v.is_floating_point() else None, non_blocking=True)
             for k, v in self.inputs.items()
         }
-        return replace(self, inputs=moved, labels=None if self.labels is None else self.labels.to(device))
+        labels = None if self.labels is None else self.labels.to(device)
+        target = None if self.target is None else self.target.to(device)
+        return replace(self, inputs=moved, labels=labels, target=target)
 
 
 BatchLike: TypeAlias = Batch | Tensor | Sequence[Tensor] | Mapping[str, Tensor]

@@ -15,6 +15,27 @@ from sigprune.values.mask import Mask
 from sigprune.values.view import View
 
 Objective = Callable[[Tensor, Batch], Tensor]
+Prepare = Callable[[int, Batch], Batch]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What an objective may use to prepare a batch before the forward pass.
+
+    Attributes:
+        generator: a stream for the number of this batch, on the CPU: the same in every round, whatever the
+            batch holds.
+        dense: the output of the dense network (the module's own parameters) for a batch, detached; one
+            forward pass.
+    """
+
+    generator: torch.Generator
+    dense: Callable[[Batch], Tensor]
+
+
+def unprepared(_number: int, batch: Batch) -> Batch:
+    """The batch as it is: for scores without an objective, and objectives that prepare nothing."""
+    return batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +48,7 @@ class Problem:
         generator: the score's own random stream, on the CPU.
         objective: (output, batch) -> scalar mean over the batch.
         data: what the caller gave, or None; read it through :meth:`batches`.
+        prepare: (number of the batch, batch) -> the batch as the objective wants it before the forward pass.
     """
 
     view: View
@@ -34,9 +56,10 @@ class Problem:
     generator: torch.Generator
     objective: Objective
     data: Iterable[BatchLike] | None = None
+    prepare: Prepare = unprepared
 
     def batches(self) -> Iterator[Batch]:
-        """The batches, ready for the model.
+        """The batches, ready for the model and for the objective.
 
         Raises:
             NeedsData: none were given, or there is not one batch.
@@ -45,11 +68,10 @@ class Problem:
             raise NeedsData(
                 "this score needs data: pass batches=... (recipe: data), or choose a data-free score"
             )
-        empty = True
-        for item in self.data:
-            empty = False
-            yield self.view.read(item)
-        if empty:
+        number = -1
+        for number, item in enumerate(self.data):
+            yield self.prepare(number, self.view.read(item))
+        if number < 0:
             raise NeedsData("the batches given to this score hold no batch")
 
     def leaves(self, dtype: torch.dtype | None = None) -> Tensors:

@@ -19,14 +19,14 @@ from sigprune.base.progress import Tell, Told, ignore
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.allocations import allocations
-from sigprune.families.objectives import objectives
+from sigprune.families.objectives import objectives, preparation
 from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import scores
-from sigprune.values.batch import BatchLike
+from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
-from sigprune.values.problem import Problem
+from sigprune.values.problem import Prepare, Problem, Setting, unprepared
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.selecting import Selector, refuse, sites
 
@@ -153,11 +153,15 @@ def choose_mask(
     refuse(pattern, allocation, plan, len(budgets))
     select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
     each = max(length_hint(batches), 1) if member.member.NEEDS != "nothing" else 1
+    aim = _bind_objective(method.objective)
+    prepare = (
+        _bind_prepare(view, method.objective, seed) if member.member.NEEDS == "objective" else unprepared
+    )
     for number, budget in enumerate(budgets):
         tell = partial(_tell, report, number * each, len(budgets) * each)
         data = None if batches is None else Told(batches, tell)
         draws = generator(seed, "score", str(number))
-        problem = Problem(view, mask, draws, _bind_objective(method.objective), data)
+        problem = Problem(view, mask, draws, aim, data, prepare)
         ranked = _checked(member.member.score(problem, **member.options), shapes, member.name)
         if number == 0:
             dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
@@ -201,6 +205,23 @@ def _tell(report: Tell, before: int, total: int, count: int) -> None:
 def _bind_objective(step: StepLike) -> partial[Tensor]:
     choice = objectives.choose(step)
     return partial(choice.member.objective, **choice.options)
+
+
+def _bind_prepare(view: View, step: StepLike, seed: int) -> Prepare:
+    choice = objectives.choose(step)
+    own = preparation(choice.member)
+    if own is None:
+        return unprepared
+
+    def dense(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return view.forward({}, batch)
+
+    def prepare(number: int, batch: Batch) -> Batch:
+        setting = Setting(generator(seed, "objective", str(number)), dense)
+        return own(batch, setting, **choice.options)
+
+    return prepare
 
 
 def _checked(ranked: Tensors, shapes: dict[str, Shape], member: str) -> Tensors:

@@ -10,18 +10,33 @@ from sigprune.base.family import Family
 if TYPE_CHECKING:
     from torch import Tensor
 
-Needs = Literal["nothing", "inputs", "labels"]
+    from sigprune.values.batch import Batch
+
+Needs = Literal["nothing", "inputs", "labels", "tokens"]
 
 
 class Objective(Protocol):
     """A member: ``objective(output, batch, *, options)`` returns the mean over the batch, a scalar tensor.
 
-    ``output`` has shape (examples, classes). ``NEEDS`` says whether labels are read.
+    ``output`` has shape (examples, classes), or (examples, tokens, classes): then the mean is over the tokens
+    that count (padding does not). ``NEEDS`` says what is read: nothing, any inputs, labels, or inputs that
+    are token ids with an output (examples, tokens, vocabulary).
+
+    A member that needs more than a batch before the forward pass also defines
+    ``prepare(batch, setting, *, options) -> Batch`` with the same options: it may change the inputs and leave
+    what the objective will need in ``batch.target`` (first axis: examples). ``setting``
+    (:class:`sigprune.values.problem.Setting`) has a seeded generator and the dense network.
     """
 
     NEEDS: Needs
     PAPER: str
     objective: Callable[..., Tensor]
+
+
+def preparation(member: Objective) -> Callable[..., Batch] | None:
+    """The member's own ``prepare``, or None where batches serve as they are."""
+    own: Callable[..., Batch] | None = vars(member).get("prepare")
+    return own
 
 
 objectives: Family[Objective] = Family(__name__, "objective", "objective")

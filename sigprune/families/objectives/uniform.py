@@ -7,12 +7,17 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
+from sigprune.families.objectives._shared import rows
 from sigprune.values.batch import Batch
 
 NEEDS: Literal["inputs"] = "inputs"
 PAPER = "Lee et al. 2020, arXiv 1906.06307, section 5"
 
 
-def objective(output: Tensor, batch: Batch) -> Tensor:  # noqa: ARG001 - the contract of the family
-    """Mean over examples and classes of -log softmax(output)."""
-    return -functional.log_softmax(output, dim=-1).mean()
+def objective(output: Tensor, batch: Batch) -> Tensor:
+    """Mean over examples (or tokens without padding) and classes of -log softmax(output).
+
+    Raises:
+        DataError: the output has another shape, or its padding cannot be told.
+    """
+    return -functional.log_softmax(rows(output, batch, "uniform"), dim=-1).mean()
