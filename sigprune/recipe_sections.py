@@ -26,7 +26,7 @@ from sigprune.families.inits import inits
 from sigprune.families.objectives import objectives
 from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
-from sigprune.families.scores import scores
+from sigprune.families.scores import own_schedule, scores
 from sigprune.families.spectra import spectra
 from sigprune.recipe_messages import shown
 from sigprune.recipe_steps import Choose
@@ -196,9 +196,9 @@ class Prune(Section):
     @classmethod
     def _own_schedule(cls, value: object, info: ValidationInfo) -> object:
         score = info.data.get("score")
-        own = scores.read(score.name).facts["SCHEDULE"] if isinstance(score, Step) else "oneshot"
-        if isinstance(value, Mapping):
-            return {"name": own, **value}
+        own = own_schedule(scores.read(score.name).facts) if isinstance(score, Step) else Step("oneshot")
+        if isinstance(value, Mapping) and "name" not in value:
+            return {"name": own.name, **own.options, **value}
         return own if value is None else value
 
 

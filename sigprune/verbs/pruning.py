@@ -22,7 +22,7 @@ from sigprune.families.allocations import allocations
 from sigprune.families.objectives import objectives
 from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
-from sigprune.families.scores import scores
+from sigprune.families.scores import own_schedule, scores
 from sigprune.values.batch import BatchLike
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
@@ -138,8 +138,8 @@ def choose_mask(
     if not shapes:
         raise BadInput("the view has no prunable weight")
     member = scores.choose(method.score)
-    plan = schedules.choose(method.schedule if method.schedule is not None else member.member.SCHEDULE)
-    mask = Mask.dense(shapes)
+    plan = schedules.choose(method.schedule or own_schedule(vars(member.member)))
+    mask = everything = Mask.dense(shapes)
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
     budgets = plan.member.kept(mask.total, target, **plan.options)
@@ -149,10 +149,11 @@ def choose_mask(
         data = None if batches is None else Told(batches, tell)
         draws = generator(seed, "score", str(number))
         problem = Problem(view, mask, draws, _bind_objective(method.objective), data)
-        ranked = _checked(member.member.score(problem, **member.options), shapes, member.name)
+        ranked = _checked(view, member.member.score(problem, **member.options), member.name)
         if number == 0:
             dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
-        mask = _select(view, ranked, mask, method, budget=budget, draw=str(number), seed=seed)
+        among = everything if member.member.REMOVED == "may return" else mask
+        mask = _select(view, ranked, among, method, budget=budget, draw=str(number), seed=seed)
         tell(each)
     return Pruned(mask, dead)
 
@@ -166,8 +167,9 @@ def _bind_objective(step: StepLike) -> partial[Tensor]:
     return partial(choice.member.objective, **choice.options)
 
 
-def _checked(ranked: Tensors, shapes: dict[str, Shape], member: str) -> Tensors:
-    """The scores in the order of the shapes, in a dtype that selections work in."""
+def _checked(view: View, ranked: Tensors, member: str) -> Tensors:
+    """The scores in the order of the prunable names, in a dtype that selections work in."""
+    shapes = view.prunable_shapes()
     if ranked.keys() != shapes.keys():
         name = sorted(ranked.keys() ^ shapes.keys())[0]
         raise BadScores(f"score {member!r}: {name} is missing or was not asked for")
@@ -180,9 +182,17 @@ def _checked(ranked: Tensors, shapes: dict[str, Shape], member: str) -> Tensors:
             bad = int((~torch.isfinite(values)).sum())
             raise BadScores(
                 f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
-                "the score overflows: lower the init gain, look at the spectrum after init and at the data"
+                f"{_cause(view)}"
             )
     return {name: ranked[name].detach().to(_selection_dtype(ranked[name])) for name in shapes}
+
+
+def _cause(view: View) -> str:
+    """Why scores are not finite, and what to do."""
+    for name, parameter in view.params().items():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the parameter {name} itself holds NaN or infinity: load or draw its values anew"
+    return "the score overflows: lower the init gain, look at the spectrum after init and at the data"
 
 
 def _selection_dtype(values: Tensor) -> torch.dtype:

@@ -15,6 +15,7 @@ from sigprune.values.problem import Problem
 NEEDS: Literal["nothing"] = "nothing"
 PAPER = "Tanaka et al. 2020, arXiv 2006.05467, equation 2"
 SCHEDULE = "exponential"
+REMOVED: Literal["stay"] = "stay"
 
 
 def score(problem: Problem) -> Tensors:
