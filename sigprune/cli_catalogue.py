@@ -53,7 +53,9 @@ def _families() -> dict[str, Family[Any]]:
 
 def _member(member: Member) -> Row:
     facts = {
-        key.lower(): value for key, value in member.facts.items() if key in {"NEEDS", "SCHEDULE", "PAPER"}
+        key.lower(): value
+        for key, value in member.facts.items()
+        if key in {"NEEDS", "SCHEDULE", "ROUNDS", "REMOVED", "PAPER"}
     }
     options: list[Plain] = [_option(option) for option in member.options.values()]
     return {"name": member.name, "summary": member.summary, "options": options, **facts}

@@ -50,7 +50,10 @@ class Setting:
     def batches(self, purpose: str, count: int, size: int) -> Batches:
         """A fixed random choice of training examples, one per purpose."""
         images, labels = (self.scored if purpose == "prune" else self.data).train
-        rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))[:count]
+        rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))
+        if purpose == "prune" and self.recipe.prune.balanced:
+            rows = by_turns(rows, labels)
+        rows = rows[:count]
         return Batches(self._fitted(images[rows]), labels[rows], size)
 
     def examples(self, purpose: str, count: int) -> tuple[Tensor, Tensor]:
@@ -100,6 +103,16 @@ class Setting:
 
     def _fitted(self, images: Tensor) -> Fitted:
         return Fitted(images, self.view, self.recipe.data.size)
+
+
+def by_turns(rows: Tensor, labels: Tensor) -> Tensor:
+    """The rows in an order in which each class has its turn; within a class the order stays."""
+    turn = torch.empty(len(rows), dtype=torch.long)
+    classes = labels[rows]
+    for number in classes.unique().tolist():
+        own = classes == number
+        turn[own] = torch.arange(int(own.count_nonzero()))
+    return rows[turn.argsort(stable=True)]
 
 
 def policy_of(recipe: Recipe) -> InitPolicy:

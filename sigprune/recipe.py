@@ -20,6 +20,7 @@ from sigprune.base.errors import RecipeError, UnknownName
 from sigprune.base.family import Plain, Step
 from sigprune.families.isometries import isometries
 from sigprune.recipe_messages import explain, shown
+from sigprune.recipe_prune import Prune
 from sigprune.recipe_sections import (
     Bounds,
     Check,
@@ -27,7 +28,6 @@ from sigprune.recipe_sections import (
     Init,
     Measure,
     Model,
-    Prune,
     Save,
     Section,
     Train,

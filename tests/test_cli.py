@@ -19,6 +19,7 @@ import sigprune
 from sigprune import __version__
 from sigprune.cli import main
 from sigprune.cli_progress import TerminalProgress, watch
+from sigprune.families.scores import scores
 from sigprune.recipe import load_recipe, parse_recipe
 
 # the package under test, wherever a command runs and whether or not it is installed
@@ -56,7 +57,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["prune", "timm:test_resnet", "--sparsity", "1"], "prune.sparsity: expected the fraction removed"),
         (
             ["prune", "timm:test_resnet", "--score", "snp"],
-            "prune.score: unknown score 'snp'; did you mean snip?",
+            "prune.score: unknown score 'snp'; did you mean snip or snip_it?",
         ),
         (["list", "scorse"], "unknown family 'scorse'; did you mean scores?"),
         (["inspect", "no/such/folder"], "no/such/folder: no such folder"),
@@ -179,7 +180,7 @@ def test_tables_are_plain_text_in_a_pipe(capsys):
     _, out, _ = call(capsys, "list", "scores")
     assert "\x1b" not in out
     assert all(line == line.rstrip() for line in out.splitlines())
-    assert len([line for line in out.splitlines() if line.startswith("snip")]) == 1
+    assert len([line for line in out.splitlines() if line.startswith("snip ")]) == 1
 
 
 def test_shipped_recipes_run_by_name_from_a_wheel(tmp_path):
@@ -209,7 +210,7 @@ def test_the_defaults_in_the_help_are_those_of_recipes(capsys):
 
 def test_nothing_found_is_an_error(capsys):
     code, _, err = call(capsys, "list", "scores", "x*")
-    assert (code, err) == (2, "error: none of 4 scores matches 'x*'\n")
+    assert (code, err) == (2, f"error: none of {len(scores.names())} scores matches 'x*'\n")
 
 
 def test_a_run_can_be_repeated_from_its_folder(finished, capsys):

@@ -142,3 +142,12 @@ def test_a_run_reports_the_checks_of_its_recipe(tmp_path, rows):
     assert told[AS_IS]["test_accuracy"] == report.test_accuracy
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert f"| inverted | {VARIANTS['inverted']} |" in card
+
+
+def test_balanced_batches_take_the_classes_by_turns():
+    given = recipe(balanced=True, batches=1, batch_size=40)
+    setting = open_setting(given)
+    ((_, labels),) = setting.batches("prune", 40, 40)
+    assert torch.bincount(labels).tolist() == [4] * 10
+    ((_, others),) = setting.batches("measure", 40, 40)
+    assert torch.bincount(others).tolist() != [4] * 10

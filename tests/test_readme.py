@@ -120,8 +120,8 @@ def test_members_of_the_readme_pass_the_contract(extended, block):
 def test_members_of_the_readme_work_together(extended, tmp_path):
     chosen = {
         "--init": "kaiming_uniform", "--objective": "energy", "--score": "slope",
-        "--allocation": "square_root", "--schedule": "linear", "--isometry": "unit_rows", "--data": "stripes",
-        "--size": "32", "--epochs": "1", "--out": "out",
+        "--allocation": "square_root", "--schedule": "quadratic", "--isometry": "unit_rows",
+        "--data": "stripes", "--size": "32", "--epochs": "1", "--out": "out",
     }  # fmt: skip
     options = [part for option in chosen.items() for part in option]
     settings = [

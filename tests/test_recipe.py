@@ -42,7 +42,7 @@ def parsed(*settings: str) -> Recipe:
         ("verify.mean_jvs.low=1", "verify.mean_jvs: unknown finding 'mean_jvs'; did you mean mean_jsv?"),
         ("verify.mean_jsv.lo=1", "verify.mean_jsv.lo: unknown key; did you mean low?"),
         ("prune.sparsty=0.9", "prune.sparsty: unknown key; did you mean sparsity?"),
-        ("prune.score=snipp", "prune.score: unknown score 'snipp'; did you mean snip?"),
+        ("prune.score=snipp", "prune.score: unknown score 'snipp'; did you mean snip or snip_it?"),
         ("train.epoch=1", "train.epoch: unknown key; did you mean epochs?"),
         ("save.codecs=bitmask", "save.codecs: unknown key; did you mean codec?"),
         ("isometry.step=5", "isometry.lbfgs: unknown option 'step'; did you mean steps?"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, distributed
 
@@ -14,6 +14,11 @@ def count() -> int:
     """How many processes work together; 1 where no process group was made."""
     together = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if together else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if count() > 1 else 0
 
 
 def average_(tensors: Iterable[Tensor]) -> None:
@@ -28,8 +33,10 @@ def average_(tensors: Iterable[Tensor]) -> None:
             tensor.div_(processes)
 
 
-def expect_equal(value: Plain, what: str) -> None:
+def expect_equal(value: Plain | Callable[[], Plain], what: str) -> None:
     """Make sure that all processes hold the same; each of them raises if one differs.
+
+    A function is called only where there are several processes.
 
     Raises:
         BadInput: says what each of them holds.
@@ -37,7 +44,7 @@ def expect_equal(value: Plain, what: str) -> None:
     processes = count()
     if processes > 1:
         values: list[Plain] = [None] * processes
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value() if callable(value) else value)
         if any(other != values[0] for other in values):
             told = ", ".join(f"process {rank}: {other}" for rank, other in enumerate(values))
             raise BadInput(f"{what} must be the same in all processes, got {told}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -75,6 +76,7 @@ class View:
         read_output: picks the tensor of interest (logits, else features) out of what the model returns.
         embed: for token models, turns a batch of ids into one of floating-point embeddings.
         prunable: names that pruning may touch: weights and, if asked for, biases.
+        portable: a context in which every kernel takes every dtype; forward passes in float64 run in it.
         batchnorm: how BatchNorm behaves in forward passes through the view. ``fresh``: initial statistics
             (mean 0, variance 1), as Lee et al. 2020 score and measure; ``eval``: the stored statistics;
             ``batch``: the statistics of the batch.
@@ -100,6 +102,7 @@ class View:
     embed: Callable[[Batch], Batch] | None = None
     prunable: tuple[str, ...] = ()
     batchnorm: BatchNormMode = "fresh"
+    portable: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __repr__(self) -> str:
         return (
@@ -181,10 +184,12 @@ class View:
 
         Args:
             params: any subset of the parameters, by canonical name; the module's own serve for the rest.
+                A buffer may be among them: then it stands for the one that the view would use.
             batch: inputs on the parameters' device.
         """
-        with self.probing():
-            tensors = {**params, **self._buffers(params, batch)}
+        doubles = any(t.dtype is torch.float64 for t in (*params.values(), *self.module.parameters()))
+        with self.probing(), self.portable() if doubles else nullcontext():
+            tensors = {**self._buffers(params, batch), **params}
             return self.read_output(functional_call(self.module, tensors, (), dict(batch.inputs)))
 
     @contextmanager
@@ -193,11 +198,16 @@ class View:
 
         ``train()`` comes first and last: modules that cache tensors in evaluation mode (LeViT's attention
         biases, for example) forget them there, so that none of other parameters is used or left behind.
+        Gradient checkpointing of timm is off as well (that of transformers is, in evaluation mode): what it
+        computes again in the backward pass would be computed with the module's own parameters.
         """
+        again = [m for m in self.module.modules() if vars(m).get("grad_checkpointing") is True]
         modes = [(m, m.training) for m in self.module.modules()]
         try:
             self.module.train()
             self.module.eval()
+            for module in again:
+                vars(module)["grad_checkpointing"] = False
             for module, _ in modes:
                 module.training = self.batchnorm == "batch" and isinstance(module, _BatchNorm)
             yield
@@ -205,6 +215,8 @@ class View:
             self.module.train()
             for module, training in modes:
                 module.training = training
+            for module in again:
+                vars(module)["grad_checkpointing"] = True
 
     def _buffers(self, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
         """Stand-ins for buffers, so that the module's own statistics are neither used nor changed.

@@ -10,24 +10,20 @@ from functools import partial
 from operator import length_hint
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
-from sigprune.base.errors import BadInput, BadScores
+from sigprune.base import processes
+from sigprune.base.errors import BadInput
 from sigprune.base.family import Step
 from sigprune.base.progress import Tell, Told, ignore
-from sigprune.base.seeds import generator
-from sigprune.base.tensors import Tensors
 from sigprune.families.allocations import allocations
-from sigprune.families.objectives import objectives, preparation
 from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
-from sigprune.families.scores import scores
-from sigprune.values.batch import Batch, BatchLike
-from sigprune.values.layout import Shape
+from sigprune.families.scores import own_schedule
+from sigprune.values.batch import BatchLike
 from sigprune.values.mask import Mask
-from sigprune.values.problem import Prepare, Problem, Setting, unprepared
 from sigprune.values.view import View, expect_view
+from sigprune.verbs.scoring import Scorer
 from sigprune.verbs.selecting import Selector, refuse, sites
 
 StepLike = str | Step | ModuleType
@@ -143,30 +139,25 @@ def choose_mask(
     shapes = view.prunable_shapes()
     if not shapes:
         raise BadInput("the view has no prunable weight")
-    member = scores.choose(method.score)
-    plan = schedules.choose(method.schedule if method.schedule is not None else member.member.SCHEDULE)
+    scorer = Scorer.of(view, method.score, method.objective, seed)
+    plan = schedules.choose(method.schedule or own_schedule(vars(scorer.score.member)))
     allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
-    mask = Mask.dense(shapes)
+    mask = everything = Mask.dense(shapes)
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
     budgets = plan.member.kept(mask.total, target, **plan.options)
     refuse(pattern, allocation, plan, len(budgets))
     select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
-    each = max(length_hint(batches), 1) if member.member.NEEDS != "nothing" else 1
-    aim = _bind_objective(method.objective)
-    prepare = (
-        _bind_prepare(view, method.objective, seed) if member.member.NEEDS == "objective" else unprepared
-    )
+    each = max(length_hint(batches), 1) if scorer.score.member.NEEDS != "nothing" else 1
+    returning = scorer.score.member.REMOVED == "may return"
     for number, budget in enumerate(budgets):
         tell = partial(_tell, report, number * each, len(budgets) * each)
-        data = None if batches is None else Told(batches, tell)
-        draws = generator(seed, "score", str(number))
-        problem = Problem(view, mask, draws, aim, data, prepare)
-        ranked = _checked(member.member.score(problem, **member.options), shapes, member.name)
+        ranked = scorer(mask, None if batches is None else Told(batches, tell), str(number))
         if number == 0:
             dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
-        mask = select(ranked, mask, budget, str(number))
+        mask = select(ranked, everything if returning else mask, budget, str(number))
         tell(each)
+    processes.expect_equal(mask.digest, "the mask")
     return Pruned(mask, dead)
 
 
@@ -189,62 +180,14 @@ def rescore(
         batches: what a data loader yields, if the score needs data.
         seed: equal seeds give equal masks.
     """
-    member = scores.choose(method.score)
     allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
-    draws = generator(seed, "score", "again")
-    problem = Problem(view, mask, draws, _bind_objective(method.objective), batches)
-    ranked = _checked(member.member.score(problem, **member.options), view.prunable_shapes(), member.name)
+    ranked = Scorer.of(view, method.score, method.objective, seed)(mask, batches, "again")
     select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
     return Mask({**mask.keep, **select.of_counts(ranked, kept, "again").keep})
 
 
 def _tell(report: Tell, before: int, total: int, count: int) -> None:
     report(before + count, total)
-
-
-def _bind_objective(step: StepLike) -> partial[Tensor]:
-    choice = objectives.choose(step)
-    return partial(choice.member.objective, **choice.options)
-
-
-def _bind_prepare(view: View, step: StepLike, seed: int) -> Prepare:
-    choice = objectives.choose(step)
-    own = preparation(choice.member)
-    if own is None:
-        return unprepared
-
-    def dense(batch: Batch) -> Tensor:
-        with torch.no_grad():
-            return view.forward({}, batch)
-
-    def prepare(number: int, batch: Batch) -> Batch:
-        setting = Setting(generator(seed, "objective", str(number)), dense)
-        return own(batch, setting, **choice.options)
-
-    return prepare
-
-
-def _checked(ranked: Tensors, shapes: dict[str, Shape], member: str) -> Tensors:
-    """The scores in the order of the shapes, in a dtype that selections work in."""
-    if ranked.keys() != shapes.keys():
-        name = sorted(ranked.keys() ^ shapes.keys())[0]
-        raise BadScores(f"score {member!r}: {name} is missing or was not asked for")
-    for name, shape in shapes.items():
-        values = ranked[name]
-        if tuple(values.shape) != shape:
-            raise BadScores(f"score {member!r} of {name}: expected shape {shape}, got {tuple(values.shape)}")
-        # a sum is the cheapest pass that sees every NaN and infinity; it may also overflow by itself
-        if not bool(values.sum().isfinite()) and not bool(torch.isfinite(values).all()):
-            bad = int((~torch.isfinite(values)).sum())
-            raise BadScores(
-                f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
-                "the score overflows: lower the init gain, look at the spectrum after init and at the data"
-            )
-    return {name: ranked[name].detach().to(_selection_dtype(ranked[name])) for name in shapes}
-
-
-def _selection_dtype(values: Tensor) -> torch.dtype:
-    return values.dtype if values.dtype is torch.float64 else torch.float32
 
 
 def _is_dead(view: View, name: str, values: Tensor) -> bool:

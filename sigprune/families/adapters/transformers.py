@@ -18,6 +18,7 @@ from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._configurations import class_for, configured
 from sigprune.families.adapters._inputs import example_of, input_name
+from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import HUB, folder_of, place_of, plain_name, unfit, weights_of
@@ -148,6 +149,7 @@ def describe(module: nn.Module) -> View:
         read_output=read_output,
         embed=_embedder(model),
         prunable=found.prunable,
+        portable=portable(model),
     )
     with view.probing(), torch.no_grad(), global_stream(0, "example"):
         example = example_of(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sigprune.base.errors import BadInput
 from sigprune.base.family import Count
+from sigprune.families.schedules._shared import expect_rounds
 
 PAPER = "Tanaka et al. 2020, arXiv 2006.05467, Algorithm 1"
 
@@ -16,8 +16,7 @@ def kept(total: int, target: int, *, rounds: Count = 100) -> list[int]:
     Raises:
         BadInput: there is not one round.
     """
-    if rounds < 1:
-        raise BadInput(f"expected at least one round, got {rounds}")
+    expect_rounds(rounds)
     density = max(target, 1) / total
     counts = [max(target, round(total * density ** (t / rounds))) for t in range(1, rounds + 1)]
     return [*counts[:-1], target]

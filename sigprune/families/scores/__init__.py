@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sigprune.base.family import Family
+from sigprune.base.family import Family, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Needs = Literal["nothing", "inputs", "objective"]
+Removed = Literal["stay", "may return"]
 
 
 class Score(Protocol):
     """A member: ``score(problem, *, options)`` returns finite scores for the names of ``problem.mask``.
 
     Shapes are the stored shapes; the dtype is floating. ``NEEDS`` says which evidence is read: nothing,
-    inputs, or what the objective reads. ``SCHEDULE`` is the schedule used when the caller names none.
-    The model is left as it was found.
+    inputs, or what the objective reads. ``SCHEDULE`` is the schedule used when the caller names none, with
+    as many rounds as the integer ``ROUNDS`` says, if the member states one. ``REMOVED`` says whether entries
+    removed in an earlier round ``stay`` removed, or ``may return``: then all entries are ranked in each
+    round, and the scores of removed ones count. The model is left as it was found.
     """
 
     NEEDS: Needs
     PAPER: str
     SCHEDULE: str
+    REMOVED: Removed
     score: Callable[..., dict[str, Tensor]]
 
 
 scores: Family[Score] = Family(__name__, "score", "score")
+
+
+def own_schedule(facts: Mapping[str, object]) -> Step:
+    """The schedule of a score when the caller names none.
+
+    Args:
+        facts: the constants of the member, from its module or from its source.
+
+    Example:
+        >>> own_schedule(scores.read("force").facts)
+        Step(name='exponential', options={'rounds': 60})
+    """
+    rounds = {"rounds": int(str(facts["ROUNDS"]))} if "ROUNDS" in facts else {}
+    return Step(str(facts["SCHEDULE"]), rounds)

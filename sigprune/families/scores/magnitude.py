@@ -10,6 +10,7 @@ from sigprune.values.problem import Problem
 NEEDS: Literal["nothing"] = "nothing"
 PAPER = "Han et al. 2015, arXiv 1506.02626"
 SCHEDULE = "oneshot"
+REMOVED: Literal["stay"] = "stay"
 
 
 def score(problem: Problem) -> Tensors:

@@ -12,6 +12,7 @@ from sigprune.values.problem import Problem
 NEEDS: Literal["nothing"] = "nothing"
 PAPER = "Su et al. 2020, arXiv 2009.11094 (sanity checks)"
 SCHEDULE = "oneshot"
+REMOVED: Literal["stay"] = "stay"
 
 
 def score(problem: Problem) -> Tensors:

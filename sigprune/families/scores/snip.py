@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import Tensor
+
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import backward, sensitivity
+from sigprune.families.scores._shared import summed
+from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 
 NEEDS: Literal["objective"] = "objective"
 PAPER = "Lee et al. 2019, arXiv 1810.02340, equation 6; Lee et al. 2020, arXiv 1906.06307, equation 2"
 SCHEDULE = "oneshot"
+REMOVED: Literal["stay"] = "stay"
 
 
 def score(problem: Problem) -> Tensors:
     """One forward and one backward pass per batch given; one extra copy of the prunable weights.
 
-    The papers divide by the sum of all scores, which changes no ranking and is left out.
+    From the second round on the masked weights are one more copy. The papers divide by the sum of all scores,
+    which changes no ranking and is left out. With the schedule ``exponential`` this is Iterative SNIP of
+    de Jorge et al. 2021 (arXiv 2006.09081): the sensitivities of what is left, round after round.
     """
     leaves = problem.leaves()
-    names = list(problem.mask.keep)
+
+    def loss(batch: Batch) -> Tensor:
+        return problem.objective(problem.view.forward(leaves, batch), batch)
+
     with problem.view.probing():
-        for batch in problem.batches():
-            backward(problem.objective(problem.view.forward(leaves, batch), batch), leaves, names)
-    return sensitivity(problem, leaves)
+        gradients = summed(problem, leaves, loss)
+    return {name: g.mul_(leaves[name].detach()).abs_() for name, g in gradients.items()}

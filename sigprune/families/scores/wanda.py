@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sigprune.base import processes
 from sigprune.base.errors import UnsupportedModel
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._uses import Uses
@@ -17,6 +18,7 @@ from sigprune.values.view import View
 NEEDS: Literal["inputs"] = "inputs"
 PAPER = "Sun et al. 2024 (Wanda), arXiv 2306.11695, equation 1"
 SCHEDULE = "oneshot"
+REMOVED: Literal["stay"] = "stay"
 
 
 def score(problem: Problem) -> Tensors:
@@ -48,6 +50,7 @@ def score(problem: Problem) -> Tensors:
             with Watching(uses):
                 output = view.forward(leaves, batch)
             uses.activation(output)
+    processes.average_(uses.sums.values())
     _expect_all(view, uses, names)
     values = {name: leaf.detach() for name, leaf in leaves.items()}
     return {name: _sizes(view, name, values).mul(uses.sums.pop(name).sqrt_()) for name in names}

@@ -1,0 +1,36 @@
+"""FORCE |θ ⊙ Σ ∂L/∂θ at the masked network|: skeletonisation in rounds; removed entries may return."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from sigprune.base.tensors import Tensors
+from sigprune.families.scores._shared import summed
+from sigprune.values.batch import Batch
+from sigprune.values.problem import Problem
+
+NEEDS: Literal["objective"] = "objective"
+PAPER = "de Jorge et al. 2021, arXiv 2006.09081, equation 6 and Algorithm 1"
+SCHEDULE = "exponential"
+ROUNDS = 60
+REMOVED: Literal["may return"] = "may return"
+
+
+def score(problem: Problem) -> Tensors:
+    """The values of the dense network times the gradient of the masked one; one pass per batch and round.
+
+    An entry that was removed competes with what it would be worth if it came back alone. The first round is
+    that of ``snip``. One copy of the prunable weights for the gradients and, from the second round on, one
+    for the masked weights.
+    """
+    leaves = problem.leaves()
+
+    def loss(batch: Batch) -> Tensor:
+        return problem.objective(problem.view.forward(leaves, batch), batch)
+
+    with problem.view.probing():
+        gradients = summed(problem, leaves, loss)
+    dense = problem.view.params()
+    return {name: g.mul_(dense[name]).abs_() for name, g in gradients.items()}

@@ -1,0 +1,122 @@
+"""The section of a recipe that says how the mask is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from sigprune.base.family import Step
+from sigprune.families.allocations import allocations
+from sigprune.families.datasets import datasets
+from sigprune.families.objectives import objectives
+from sigprune.families.patterns import patterns
+from sigprune.families.schedules import schedules
+from sigprune.families.scores import own_schedule, scores
+from sigprune.recipe_messages import shown
+from sigprune.recipe_sections import MOST, Names, Section
+from sigprune.recipe_steps import Choose
+from sigprune.values.composition import objection
+
+
+def _count_or_all(value: object) -> object:
+    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST):
+        raise ValueError(f"prune.batches: expected an integer >= 1 or 'all', got {shown(value)}")
+    return value
+
+
+class Prune(Section):
+    """Choosing the mask.
+
+    Attributes:
+        sparsity: fraction of the prunable entries that is removed, in [0, 1); null if ``parameters`` or
+            ``mask`` is given.
+        parameters: instead, what the network keeps in all: a number of parameters, or the reference of a
+            model that has as many (with the data's classes and the model's channels): ``timm:resnet18``.
+        mask: instead, a folder that a run wrote: its mask is taken over, and ``score`` chooses only for
+            classifiers of another shape.
+        data: a data set to score with, where that is not the one to train on; null: ``data.source``.
+        score: ranks the entries, higher = keep.
+        objective: the scalar that a data-driven score differentiates.
+        allocation: how many entries each weight keeps; ``floor`` (of most members) is the least density of a
+            weight, ``from_mask`` takes the densities of a ``checkpoint`` folder.
+        pattern: where the kept entries of a weight may sit. ``n_m`` fixes every density: it needs the
+            allocation ``uniform``, the schedule ``oneshot`` and just the sparsity that it has. ``block`` and
+            ``channel`` keep whole units, fewer entries than asked for by less than one unit; ``channel``
+            needs ``exclude: [head]``.
+        schedule: how many entries each round keeps; null: the score's own schedule.
+        batches: batches of the training split to score with, or ``all``.
+        batch_size: examples per such batch; null: ``data.batch_size``.
+        balanced: score with as many examples of each class as there are (GraSP's choice).
+        include: shell patterns of names or roles of the weights to prune.
+        exclude: shell patterns of names or roles of weights that stay dense.
+        biases: prune the biases of those weights too.
+    """
+
+    sparsity: float | None = Field(default=cast(float, None))
+    parameters: int | str | None = None
+    mask: str | None = None
+    data: Annotated[Step, Choose(datasets, "prune.data")] | None = None
+    score: Annotated[Step, Choose(scores, "prune.score", "snip")] = Step("snip")
+    objective: Annotated[Step, Choose(objectives, "prune.objective", "labels")] = Step("labels")
+    allocation: Annotated[Step, Choose(allocations, "prune.allocation", "pooled")] = Step("pooled")
+    pattern: Annotated[Step, Choose(patterns, "prune.pattern", "unstructured")] = Step("unstructured")
+    schedule: Annotated[Step, Choose(schedules, "prune.schedule")] = Field(default=cast(Step, None))
+    batches: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 1
+    batch_size: int = Field(default=64, ge=1, le=MOST)
+    balanced: bool = False
+    include: Names = ("*",)
+    exclude: Names = ()
+    biases: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        given = [key for key in ("sparsity", "parameters", "mask") if data.get(key) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"prune.{given[1]}: {given[0]} already says how much is removed; set one to null"
+            )
+        return data if given else {**data, "sparsity": 0.9}
+
+    @field_validator("sparsity")
+    @classmethod
+    def _fraction(cls, value: float | None) -> float | None:
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"expected the fraction removed, 0 <= sparsity < 1, got {value:g}")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _positive(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"expected a number of parameters, 1 or more, got {value}")
+        return value
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _own_schedule(cls, value: object, info: ValidationInfo) -> object:
+        score = info.data.get("score")
+        own = own_schedule(scores.read(score.name).facts) if isinstance(score, Step) else Step("oneshot")
+        if isinstance(value, Mapping) and "name" not in value:
+            return {"name": own.name, **own.options, **value}
+        return own if value is None else value
+
+    @model_validator(mode="after")
+    def _composed(self) -> Prune:
+        rounds = self.schedule.options.get("rounds", 1)
+        counts = patterns.read(self.pattern.name).facts["COUNTS"]
+        rounds = rounds if isinstance(rounds, int) else 1
+        reason = objection(counts, self.pattern.name, self.allocation, self.schedule.name, rounds)
+        if reason is not None:
+            raise ValueError(reason)
+        return self

@@ -1,0 +1,59 @@
+"""What every process of a launcher runs in tests/test_processes.py: scores on its part of the data.
+
+torchrun --nproc-per-node 2 tests/scoring_together.py FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from sigprune import describe, prune
+from sigprune.base.errors import BadInput
+from sigprune.families.scores import scores
+from sigprune.verbs.scoring import Scorer
+from tests.networks import SmallConv, seeded
+
+SCORES = ("random", "magnitude", "snip", "snip_it", "force", "grasp", "synflow", "ntk_sap", "wanda")
+
+
+def batches(part: int, parts: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Two batches of 16 examples, or one part of each."""
+    draws = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(2, 16, 3, 8, 8, generator=draws), torch.arange(32).reshape(2, 16) % 4
+    own = slice(part * 16 // parts, (part + 1) * 16 // parts)
+    return [(inputs[i, own], labels[i, own]) for i in (0, 1)]
+
+
+def found(part: int, parts: int) -> dict[str, object]:
+    """Scores and masks by every score, as plain tensors."""
+    view = describe(seeded(SmallConv()).double())
+    told: dict[str, object] = {}
+    for name in SCORES:
+        data = None if scores.read(name).facts["NEEDS"] == "nothing" else batches(part, parts)
+        mask = prune(view, sparsity=0.7, score=name, batches=data)
+        told[f"{name}/digest"] = mask.digest()
+        scorer = Scorer.of(view, name, "labels", 0)
+        told |= {f"{name}/{key}": value for key, value in scorer(mask, data, "0").items()}
+    return told
+
+
+def refused(rank: int) -> str:
+    """What is said where processes were not given as much."""
+    view = describe(seeded(SmallConv()).double())
+    try:
+        prune(view, sparsity=0.5, score="snip", batches=batches(0, 1)[: 1 + rank])
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    together = Accelerator(cpu=True)
+    rank, count = together.process_index, together.num_processes
+    torch.save({**found(rank, count), "refused": refused(rank)}, Path(sys.argv[1]) / f"{rank}.pt")
+    together.end_training()

@@ -1,0 +1,77 @@
+"""Scores in several processes: those of one process on all data, the same mask everywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sigprune.base import processes
+from tests.scoring_together import SCORES, found
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request, tmp_path_factory) -> list[dict[str, object]]:
+    """What each process of a launcher found."""
+    folder = tmp_path_factory.mktemp("together")
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(request.param),
+    ]
+    done = subprocess.run(
+        [*launch, "tests/scoring_together.py", str(folder)],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, object]:
+    return found(0, 1)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_all_processes_hold_the_mask_of_one(together, alone, name):
+    """Exactly: in float64 no two scores lie as near as the rounding of their sums."""
+    assert {one[f"{name}/digest"] for one in together} == {alone[f"{name}/digest"]}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_are_those_of_one_process(together, alone, name):
+    keys = [key for key in alone if key.startswith(f"{name}/") and not key.endswith("digest")]
+    assert len(keys) > 2
+    for key in keys:
+        expected = alone[key] / (len(together) ** 0.5 if name == "wanda" else 1)  # sums of squares, not means
+        for one in together:
+            torch.testing.assert_close(one[key], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_unequal_parts_are_refused_everywhere(together):
+    for one in together:
+        assert one["refused"].startswith(
+            "the sizes of the batches that are scored with must be the same in all"
+        )
+        assert "process 0: [16], process 1: [16, 16]" in one["refused"]
+
+
+def test_one_process_needs_no_group():
+    tensors = [torch.ones(2)]
+    processes.average_(tensors)
+    processes.expect_equal("anything", "it")
+    assert (processes.count(), processes.rank(), tensors[0].tolist()) == (1, 0, [1.0, 1.0])
