@@ -55,8 +55,8 @@ class Prune(Section):
         batches: batches of the training split to score with, or ``all``.
         batch_size: examples per such batch; null: ``data.batch_size``.
         balanced: score with as many examples of each class as there are (GraSP's choice).
-        include: shell patterns of names or roles of the weights to prune.
-        exclude: shell patterns of names or roles of weights that stay dense.
+        include: shell patterns of names, roles or stages of the weights to prune; embeddings only if named.
+        exclude: the same of weights that stay dense; ``first`` is the first one that is no embedding.
         biases: prune the biases of those weights too.
     """
 
@@ -113,10 +113,8 @@ class Prune(Section):
 
     @model_validator(mode="after")
     def _composed(self) -> Prune:
-        rounds = self.schedule.options.get("rounds", 1)
         counts = patterns.read(self.pattern.name).facts["COUNTS"]
-        rounds = rounds if isinstance(rounds, int) else 1
-        reason = objection(counts, self.pattern.name, self.allocation, self.schedule.name, rounds)
+        reason = objection(counts, self.pattern.name, self.allocation, self.schedule.name)
         if reason is not None:
             raise ValueError(reason)
         return self

@@ -15,7 +15,7 @@ must agree.
 """
 
 
-def objection(counts: str, pattern: str, allocation: Step, schedule: str, rounds: int) -> str | None:
+def objection(counts: str, pattern: str, allocation: Step, schedule: str) -> str | None:
     """Why the parts do not go together; None if they do.
 
     The one table of refusals that need no network; all other compositions are carried out.
@@ -25,11 +25,10 @@ def objection(counts: str, pattern: str, allocation: Step, schedule: str, rounds
         pattern: its name.
         allocation: with its options.
         schedule: its name.
-        rounds: how many rounds it has.
 
     Example:
-        >>> objection("exact", "unstructured", Step("pooled"), "exponential", 100)
-        >>> print(objection("fixed", "n_m", Step("erk"), "oneshot", 1))
+        >>> objection("exact", "unstructured", Step("pooled"), "exponential")
+        >>> print(objection("fixed", "n_m", Step("erk"), "oneshot"))
         the pattern 'n_m' fixes every density, and 'erk' would choose others: set allocation: uniform
     """
     if counts != "fixed":
@@ -39,6 +38,6 @@ def objection(counts: str, pattern: str, allocation: Step, schedule: str, rounds
         return f"{fixes}, and {allocation.name!r} would choose others: set allocation: uniform"
     if allocation.options.get("floor"):
         return f"{fixes}: leave out the floor of {allocation.name!r}"
-    if rounds > 1:
-        return f"{fixes}, so that it has no use for {rounds} rounds of {schedule!r}: set schedule: oneshot"
+    if schedule != "oneshot":
+        return f"{fixes}, so that it has no use for the rounds of {schedule!r}: set schedule: oneshot"
     return None

@@ -140,8 +140,9 @@ class View:
         """The same view with another set of prunable names.
 
         Args:
-            include: shell patterns of weight names or roles; embeddings only if named on purpose.
-            exclude: shell patterns of weight names or roles that stay dense.
+            include: shell patterns of weight names, roles or stages; embeddings only if named on purpose.
+            exclude: shell patterns of weight names, roles or stages that stay dense; ``first`` is the first
+                weight that is no embedding.
             biases: also prune the biases of the chosen weights. A zero bias has a zero score, so that
                 biases then go first (Lee et al. 2020 prune them).
 
@@ -149,20 +150,27 @@ class View:
             BadInput: a pattern matches nothing, or nothing is left.
         """
         for pattern in (*include, *exclude):
-            if not any(_matches(w, pattern) for w in self.weights):
-                raise BadInput(f"the pattern {pattern!r} matches no weight name and no role")
+            if not any(self._matches(w, pattern) for w in self.weights):
+                raise BadInput(f"the pattern {pattern!r} matches no weight name, no role and no stage")
         default = include == ("*",)
         chosen = [
             w
             for w in self.weights
-            if any(_matches(w, p) for p in include)
-            and not any(_matches(w, p) for p in exclude)
+            if any(self._matches(w, p) for p in include)
+            and not any(self._matches(w, p) for p in exclude)
             and not (default and w.role == "embedding")
         ]
         if not chosen:
             raise BadInput("no weight is left to prune")
         names = [w.name for w in chosen] + [w.bias for w in chosen if biases and w.bias is not None]
         return replace(self, prunable=tuple(names))
+
+    def _matches(self, weight: Weight, pattern: str) -> bool:
+        if pattern == "first":
+            return weight is next((w for w in self.weights if w.role != "embedding"), None)
+        return any(
+            fnmatchcase(word, pattern) for word in (weight.name, weight.role, weight.stage, *weight.tied)
+        )
 
     def using(self, batchnorm: BatchNormMode) -> View:
         """The same view with another BatchNorm mode.
@@ -257,7 +265,3 @@ def expect_view(thing: object) -> None:
 def readonly(reasons: dict[str, Reason]) -> Mapping[str, Reason]:
     """A mapping that cannot be changed, for :attr:`View.skipped`."""
     return MappingProxyType(reasons)
-
-
-def _matches(weight: Weight, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (weight.name, weight.role, *weight.tied))

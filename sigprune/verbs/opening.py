@@ -185,8 +185,8 @@ def describe(
         example: a valid input (a tensor, a mapping of tensors, a Batch), where its shape cannot be told.
         batchnorm: how BatchNorm behaves in passes through the view; see :class:`View`.
         biases: pruning may also touch biases.
-        include: shell patterns of the weight names or roles that pruning may touch.
-        exclude: shell patterns of the weight names or roles that it may not.
+        include: shell patterns of the weight names, roles or stages that pruning may touch.
+        exclude: the same of what it may not; see :meth:`View.select`.
 
     Raises:
         UnsupportedModel: there is no parameter, or the input's shape cannot be told and no example is given.

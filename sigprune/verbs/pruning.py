@@ -146,7 +146,7 @@ def choose_mask(
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
     budgets = plan.member.kept(mask.total, target, **plan.options)
-    refuse(pattern, allocation, plan, len(budgets))
+    refuse(pattern, allocation, plan)
     select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
     each = max(length_hint(batches), 1) if scorer.score.member.NEEDS != "nothing" else 1
     returning = scorer.score.member.REMOVED == "may return"

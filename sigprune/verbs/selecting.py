@@ -115,15 +115,13 @@ def sites(view: View) -> dict[str, Site]:
     return found
 
 
-def refuse(
-    pattern: Choice[Pattern], allocation: Choice[Allocation], schedule: Choice[Schedule], rounds: int
-) -> None:
+def refuse(pattern: Choice[Pattern], allocation: Choice[Allocation], schedule: Choice[Schedule]) -> None:
     """Stop compositions that make no sense, before anything is scored.
 
     Raises:
         BadInput: says why (:func:`sigprune.values.composition.objection`).
     """
     chosen = Step(allocation.name, allocation.options)
-    reason = objection(pattern.member.COUNTS, pattern.name, chosen, schedule.name, rounds)
+    reason = objection(pattern.member.COUNTS, pattern.name, chosen, schedule.name)
     if reason is not None:
         raise BadInput(reason)

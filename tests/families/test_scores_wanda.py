@@ -14,7 +14,7 @@ from sigprune.families.scores import scores
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
-from tests.networks import seeded
+from tests.networks import checkpointing, seeded
 from tests.reference import wanda as reference
 
 SIZES = {
@@ -437,7 +437,7 @@ def test_checkpointing_and_dropout_change_nothing():
     ids = torch.randint(50, (3, 9), generator=generator(0, "test", "ids"))
     expected = wanda(view, ids)
     view.module.train()
-    view.module.activation_checkpointing_enable()
+    checkpointing(view.module)
     ranked = wanda(view, ids)
     assert all(torch.equal(ranked[n], expected[n]) for n in expected)
     assert view.module.training

@@ -69,7 +69,7 @@ def test_select():
     assert view.prunable == ("1.weight", "2.weight"), "embeddings stay dense unless named"
     assert view.select(include=("embedding", "2.*")).prunable == ("0.weight", "2.weight")
     assert view.select(exclude=("2.*",), biases=True).prunable == ("1.weight", "1.bias")
-    with pytest.raises(BadInput, match="'fc\\*' matches no weight name and no role"):
+    with pytest.raises(BadInput, match="'fc\\*' matches no weight name, no role and no stage"):
         view.select(include=("fc*",))
     with pytest.raises(BadInput, match="no weight is left"):
         view.select(exclude=("*",))
@@ -140,3 +140,15 @@ def test_tied_names_select_the_weight():
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     module[1].weight = module[0].weight
     assert describe(module).select(include=("1.weight",)).prunable == ("0.weight",)
+
+
+def test_stages_and_the_first_weight_can_be_named():
+    view = describe(open_model("timm:test_resnet"))
+    chosen = view.select(exclude=("first", "layer2.0", "head"))
+    gone = set(view.prunable) - set(chosen.prunable)
+    assert {view[name].stage for name in gone} == {"conv1.0", "layer2.0", "fc"}
+    tokens = describe(
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)),
+        example=torch.zeros(1, 3, dtype=torch.long),
+    )
+    assert tokens.select(exclude=("first",)).prunable == ("2.weight",)

@@ -72,12 +72,12 @@ def step(family, name: str, checkpoint: str) -> Step:
     return Step(name, options)
 
 
-def refusal(pattern: str, allocation: str, rounds: int) -> str | None:
+def refusal(pattern: str, allocation: str, schedule: str) -> str | None:
     """The reviewed table: what makes no sense, and what is said of it."""
     if pattern == "n_m" and allocation != "uniform":
         return f"the pattern 'n_m' fixes every density, and '{allocation}' would choose others"
-    if pattern == "n_m" and rounds > 1:
-        return f"the pattern 'n_m' fixes every density, so that it has no use for {rounds} rounds"
+    if pattern == "n_m" and schedule != "oneshot":
+        return f"the pattern 'n_m' fixes every density, so that it has no use for the rounds of '{schedule}'"
     return None
 
 
@@ -117,7 +117,7 @@ def test_the_whole_grid(pattern, allocation, checkpoint):
     for score, schedule in itertools.product(SCORES, schedules.names()):
         how = step(schedules, schedule, checkpoint)
         steps = {**chosen, "score": score, "schedule": how}
-        reason = refusal(pattern, allocation, how.options.get("rounds", 1))
+        reason = refusal(pattern, allocation, schedule)
         written = {k: v if isinstance(v, str) else {"name": v.name, **v.options} for k, v in steps.items()}
         recipe = {"model": {"ref": "timm:test_resnet"}, "prune": {"sparsity": SPARSITY, **written}}
         if reason is not None:
