@@ -80,11 +80,9 @@ class Problem:
         A weight of which everything is kept shares storage with the module (no copy).
         """
         tensors = self.view.params()
+        for name, keep in self.mask.keep.items():
+            if not bool(keep.all()):
+                tensors[name] = tensors[name].masked_fill(~keep.to(tensors[name].device), 0.0)
         if dtype is not None:
             tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
-        for name, keep in self.mask.keep.items():
-            value = tensors[name]
-            if not bool(keep.all()):
-                value = value.masked_fill(~keep.to(value.device), 0.0)
-            tensors[name] = value.detach().requires_grad_()
-        return tensors
+        return {k: t.detach().requires_grad_() if k in self.mask.keep else t for k, t in tensors.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Literal
 
@@ -60,6 +60,8 @@ class Ranking:
         capacity: name -> entries not removed earlier.
         sites: name -> what the tensor is.
         budget: entries to keep in all, at most the sum of the capacities.
+        limits: thresholds of all scores together that were looked for, by their rank; an allocation leaves
+            them for the pattern.
         generator: breaks ties between weights, so that position never does.
         ties: name -> a generator that breaks ties within that weight.
     """
@@ -70,6 +72,7 @@ class Ranking:
     budget: int
     generator: torch.Generator
     ties: Callable[[str], torch.Generator]
+    limits: dict[int, Tensor] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Name -> number of entries."""

@@ -50,7 +50,7 @@ class Scorer:
         return cls(view, scores.choose(score), objectives.choose(objective), seed)
 
     def __call__(self, mask: Mask, batches: Iterable[BatchLike] | None, draw: str) -> Tensors:
-        """Finite scores in the order of the prunable names, in float64 or float32.
+        """Finite scores in the order of the prunable names, in float64 or float32, that share no parameter.
 
         Args:
             mask: entries still kept.
@@ -105,7 +105,9 @@ class Scorer:
                     f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
                     f"{_cause(self.view)}"
                 )
-        return {name: ranked[name].detach().to(_selection_dtype(ranked[name])) for name in shapes}
+        own = {parameter.data_ptr() for parameter in self.view.params().values()}
+        found = {name: ranked[name].detach().to(_selection_dtype(ranked[name])) for name in shapes}
+        return {name: v.clone() if v.data_ptr() in own else v for name, v in found.items()}
 
 
 @dataclass(eq=False)

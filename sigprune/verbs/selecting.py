@@ -45,7 +45,7 @@ class Selector:
         """The best ``budget`` entries of those that the mask keeps.
 
         Args:
-            ranked: name -> scores; emptied on the way, so that no second copy of them is held.
+            ranked: name -> scores; emptied and written into, so that no second copy of them is held.
             mask: candidates; what it removes stays removed.
             budget: entries to keep; no more than the mask keeps (a pattern of whole units may have kept less
                 than an earlier round allowed).
@@ -90,8 +90,8 @@ class Selector:
 
 
 def _open(values: Tensor, keep: Tensor, kept: int) -> Tensor:
-    """Scores with minus infinity where entries were removed; no copy where none were."""
-    return values if kept == values.numel() else values.masked_fill(~keep.to(values.device), -torch.inf)
+    """Scores with minus infinity where entries were removed, written into them."""
+    return values if kept == values.numel() else values.masked_fill_(~keep.to(values.device), -torch.inf)
 
 
 def _inverted(scores: Tensors) -> Tensors:

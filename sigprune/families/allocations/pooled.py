@@ -31,7 +31,7 @@ def allocate(ranking: Ranking, *, floor: Share = 0.0) -> dict[str, int]:
     fixed: dict[str, int] = {}
     while True:
         open_scores = {name: score for name, score in ranking.scores.items() if name not in fixed}
-        counts = _best(open_scores, ranking.budget - sum(fixed.values()), ranking.generator)
+        counts = _best(open_scores, ranking.budget - sum(fixed.values()), ranking)
         # whoever falls short now falls short of every higher threshold, too
         short = {name: least[name] for name, count in counts.items() if count < least[name]}
         fixed |= short
@@ -40,13 +40,14 @@ def allocate(ranking: Ranking, *, floor: Share = 0.0) -> dict[str, int]:
             return {name: everything[name] for name in ranking.scores}
 
 
-def _best(scores: Tensors, budget: int, generator: torch.Generator) -> dict[str, int]:
+def _best(scores: Tensors, budget: int, ranking: Ranking) -> dict[str, int]:
     if budget == 0:
         return dict.fromkeys(scores, 0)
     limit, wanted = threshold(list(scores.values()), budget)
+    ranking.limits[budget] = limit
     above = {name: int((score > limit).count_nonzero()) for name, score in scores.items()}
     tied = torch.tensor([int((score == limit).count_nonzero()) for score in scores.values()])
-    chosen = pick(wanted, int(tied.sum()), generator)
+    chosen = pick(wanted, int(tied.sum()), ranking.generator)
     owner = torch.bucketize(chosen, tied.cumsum(0), right=True)
     extra = torch.bincount(owner, minlength=len(tied)).tolist()
     return {name: above[name] + more for name, more in zip(scores, extra, strict=True)}

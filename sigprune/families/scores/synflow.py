@@ -44,7 +44,11 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
     if not 0 <= damping <= 1:
         raise BadInput(f"score 'synflow': expected 0 <= damping <= 1, got {damping}")
     view = problem.view.using("fresh") if problem.view.batchnorm == "batch" else problem.view
-    leaves = {name: tensor.detach().abs() for name, tensor in problem.leaves(torch.float64).items()}
+    own = view.params()
+    leaves = {
+        name: value.detach().abs_() if value.dtype is not own[name].dtype else value.detach().abs()
+        for name, value in problem.leaves(torch.float64).items()
+    }
     if damping > 0:
         for name, total in _row_sums(view).items():
             leaves[name] /= total**damping
@@ -64,7 +68,7 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
 
 
 def _finite(values: torch.Tensor) -> bool:
-    return bool(values.isfinite().all())
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _ones(view: View) -> Batch:
