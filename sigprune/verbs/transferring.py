@@ -77,6 +77,11 @@ def transfer(
     """
     expect_view(view)
     shapes = view.prunable_shapes()
+    if not shapes.keys() & mask.keep.keys():
+        raise BadInput(
+            f"the mask is of another architecture: it prunes {next(iter(mask.keep), 'nothing')}, "
+            f"{view.architecture} has {next(iter(shapes), 'nothing')}"
+        )
     for name in sorted(shapes.keys() ^ mask.keep.keys()):
         if name in shapes:
             raise BadInput(f"the mask says nothing of {name}: exclude it (prune.exclude) to leave it dense")
