@@ -15,12 +15,12 @@ from typing import cast
 
 import torch
 
-from sigprune.base.errors import BadInput, FindingFailed, UnknownName
+from sigprune.base.errors import BadInput, Diverged, FindingFailed, UnknownName, one_line
 from sigprune.base.family import Plain
 from sigprune.base.progress import Progress, Tell
 from sigprune.base.seeds import derive, generator
 from sigprune.experiment_mask import mask_for
-from sigprune.experiment_setting import Setting
+from sigprune.experiment_setting import Setting, method_of
 from sigprune.experiment_steps import Experiment
 from sigprune.families.objectives import objectives
 from sigprune.families.scores import scores
@@ -28,14 +28,14 @@ from sigprune.recipe import Recipe
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.verbs.fitting import Batches
-from sigprune.verbs.pruning import Pruned, apply_
+from sigprune.verbs.pruning import Method, Pruned, apply_, rescore
 
 AS_IS = "as is"
 VARIANTS: Mapping[str, str] = {
     AS_IS: "the recipe itself",
     "shuffled": "the entries of the mask permuted inside every weight",
-    "random": "an independent random mask that keeps as much of every weight",
-    "inverted": "the lowest scores of every weight instead of the highest, as many",
+    "random": "a random mask of the same pattern that keeps as much of every weight",
+    "inverted": "as many entries of every weight, those with the lowest scores of the dense network",
     "re-initialised": "the same mask on other initial values",
     "random labels": "scored with the labels permuted among the examples",
     "shuffled pixels": "scored with the pixels of every image in random order",
@@ -76,10 +76,10 @@ def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), s
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen if not reasons[name]}
     for number in range(seeds):
         seeded = recipe.model_copy(update={"seed": recipe.seed + number})
-        reference: Pruned | None = None
+        reference: Mask | None = None
         for name, done in outcomes.items():
             done.append(_Variant(seeded, progress, variant=name, reference=reference).outcome())
-            reference = reference or done[-1].pruned
+            reference = reference or done[-1].mask
     return [
         _row(name, outcomes[name]) if name in outcomes else _skipped(name, reasons[name]) for name in chosen
     ]
@@ -89,7 +89,7 @@ def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), s
 class Outcome:
     """What came of one variant under one seed."""
 
-    pruned: Pruned
+    mask: Mask
     overlap: float
     chance: float
     mean_jsv: float
@@ -103,7 +103,7 @@ class _Variant(Experiment):
     """An experiment with one thing changed, up to the evaluation."""
 
     variant: str = field(kw_only=True)
-    reference: Pruned | None = field(kw_only=True)
+    reference: Mask | None = field(kw_only=True)
     pruned: Pruned | None = None
 
     def outcome(self) -> Outcome:
@@ -112,15 +112,14 @@ class _Variant(Experiment):
         try:
             _, mask = self.prepare()
             self.train_both(mask, None)
-        except FindingFailed as error:
-            stopped = str(error)
-        if self.pruned is None:
-            raise AssertionError(stopped)
-        mask = self.pruned.mask
-        other = mask if self.reference is None else self.reference.mask
+        except (FindingFailed, Diverged) as error:
+            if self.pruned is None:  # it was no good before anything was changed
+                raise
+            stopped, mask = one_line(error), self.pruned.mask
+        other = mask if self.reference is None else self.reference
         found = {str(f["name"]): f["value"] for f in cast("list[Row]", self.findings)}
         return Outcome(
-            self.pruned,
+            mask,
             mask.jaccard(other),
             _chance(mask, other),
             cast(float, found.get("mean_jsv", math.nan)),
@@ -144,24 +143,35 @@ class _Variant(Experiment):
         return self.pruned
 
 
-def _choose(variant: str, setting: Setting, reference: Pruned | None, tell: Tell) -> Pruned:
+def _choose(variant: str, setting: Setting, reference: Mask | None, tell: Tell) -> Pruned:
     if reference is None:
         return mask_for(setting, tell)
     if variant == "re-initialised":
-        return reference
-    if variant in {"shuffled", "random"}:
-        return Pruned(_permuted(reference.mask, setting.recipe.seed, variant), ())
+        return Pruned(reference, ())
+    if variant == "shuffled":
+        return Pruned(_permuted(reference, setting.recipe.seed), ())
+    if variant == "random":
+        return _rescored(setting, reference, replace(method_of(setting.recipe), score="random"))
     if variant == "inverted":
-        return mask_for(setting, tell, lowest=True)
+        return _rescored(setting, reference, method_of(setting.recipe), lowest=True)
     corrupt, seed = _CORRUPTIONS[variant], setting.recipe.seed
-    return mask_for(setting, tell, change=lambda batches: corrupt(batches, generator(seed, "check", variant)))
+    return mask_for(setting, tell, lambda batches: corrupt(batches, generator(seed, "check", variant)))
 
 
-def _permuted(mask: Mask, seed: int, variant: str) -> Mask:
+def _rescored(setting: Setting, mask: Mask, method: Method, *, lowest: bool = False) -> Pruned:
+    """As many entries of every weight as the mask keeps, by one score of the dense network."""
+    view, seed = setting.view, derive(setting.recipe.seed, "check", "scores")
+    kept = {name: count for name, (count, _) in mask.counts().items()}
+    dense = Mask.dense(view.prunable_shapes())
+    batches = setting.scoring()
+    return Pruned(rescore(view, dense, kept, method, batches, seed=seed, lowest=lowest), ())
+
+
+def _permuted(mask: Mask, seed: int) -> Mask:
     """As many entries of every weight, at other places."""
     keep = {}
     for name, kept in mask.keep.items():
-        order = torch.randperm(kept.numel(), generator=generator(seed, "check", f"{variant}/{name}"))
+        order = torch.randperm(kept.numel(), generator=generator(seed, "check", f"shuffled/{name}"))
         keep[name] = kept.flatten()[order].reshape(kept.shape)
     return Mask(keep)
 
@@ -196,6 +206,8 @@ def _senseless(recipe: Recipe, variant: str) -> str:
     plan = recipe.prune
     if variant == "re-initialised" and recipe.init.method is None:
         return "init.method is null: the values are kept"
+    if variant == "shuffled" and plan.pattern.name != "unstructured":
+        return f"the pattern {plan.pattern.name} would be lost; see random"
     if variant == "inverted" or variant in _CORRUPTIONS:
         if plan.mask is not None:
             return "prune.mask: nothing is scored"
@@ -218,17 +230,18 @@ def _chance(mask: Mask, other: Mask) -> float:
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> Row:
-    accuracies = [one.accuracy for one in outcomes]
+    """Means over the seeds under which the variant was trained."""
+    trained = [one.accuracy for one in outcomes if not math.isnan(one.accuracy)]
     return {
         "variant": name,
         "changed": VARIANTS[name],
-        "kept": outcomes[0].pruned.mask.kept,
+        "kept": outcomes[0].mask.kept,
         "overlap": statistics.mean(one.overlap for one in outcomes),
         "chance": statistics.mean(one.chance for one in outcomes),
         "mean_jsv": statistics.mean(one.mean_jsv for one in outcomes),
         "effective_sparsity": statistics.mean(one.effective_sparsity for one in outcomes),
-        "test_accuracy": statistics.mean(accuracies),
-        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan,
+        "test_accuracy": statistics.mean(trained) if trained else math.nan,
+        "accuracy_std": statistics.stdev(trained) if len(trained) > 1 else math.nan,
         "stopped": next((one.stopped for one in outcomes if one.stopped), ""),
     }
 

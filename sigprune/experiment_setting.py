@@ -23,6 +23,7 @@ from sigprune.verbs.fitting import Batches, Fitted, fit_images
 from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.opening import class_args, describe, open_model
 from sigprune.verbs.profiling import profile
+from sigprune.verbs.pruning import Method, rehearse
 from sigprune.verbs.transferring import load_mask
 
 _PROBES = 2
@@ -55,6 +56,13 @@ class Setting:
             rows = by_turns(rows, labels)
         rows = rows[:count]
         return Batches(self._fitted(images[rows]), labels[rows], size)
+
+    def scoring(self) -> Batches:
+        """The examples that the mask is chosen with."""
+        plan = self.recipe.prune
+        everything = len(self.scored.train[1])
+        count = everything if plan.batches == "all" else int(plan.batches) * plan.batch_size
+        return self.batches("prune", count, plan.batch_size)
 
     def examples(self, purpose: str, count: int) -> tuple[Tensor, Tensor]:
         """Such a choice as one batch."""
@@ -105,6 +113,12 @@ class Setting:
         return Fitted(images, self.view, self.recipe.data.size)
 
 
+def method_of(recipe: Recipe) -> Method:
+    """How the recipe chooses a mask."""
+    plan = recipe.prune
+    return Method(plan.score, plan.allocation, plan.pattern, plan.schedule, plan.objective)
+
+
 def by_turns(rows: Tensor, labels: Tensor) -> Tensor:
     """The rows in an order in which each class has its turn; within a class the order stays."""
     turn = torch.empty(len(rows), dtype=torch.long)
@@ -142,7 +156,7 @@ def open_setting(recipe: Recipe) -> Setting:
     scored = data if plan.data is None else datasets.choose(plan.data).member.load(**plan.data.options)
     setting = Setting(recipe, view, data, scored, None if plan.mask is None else load_mask(plan.mask))
     if setting.mask is None:
-        setting.sparsity()  # a budget that cannot be met
+        rehearse(view, setting.sparsity(), method_of(recipe))
     _check(setting)
     return setting
 

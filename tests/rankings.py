@@ -12,20 +12,20 @@ from sigprune.values.layout import Layout
 from sigprune.values.ranking import Ranking, Site
 
 SITES = {
-    "stem": ((8, 3, 3, 3), Site((8, 3, 3, 3), Layout(), "conv", stem=True)),
-    "conv": ((16, 8, 3, 3), Site((16, 8, 3, 3), Layout(), "conv")),
-    "grouped": ((12, 4, 3, 3), Site((3, 4, 3, 3), Layout(groups=4), "conv")),
-    "transposed": ((8, 6, 2, 2), Site((6, 8, 2, 2), Layout(transposed=True), "conv")),
-    "conv1d": ((8, 12), Site((12, 8), Layout(transposed=True), "linear")),
-    "experts": ((3, 10, 8), Site((10, 8), Layout(stacked=True), "expert")),
-    "fused": ((24, 16), Site((8, 16), Layout(fused=(8, 8, 8)), "attention")),
-    "alternating": ((12, 8), Site((6, 8), Layout(fused=(6, 6), interleaved=True), "linear")),
-    "linear": ((5, 20), Site((5, 20), Layout(), "linear")),
-    "bias": ((5,), Site((5,), None, "bias")),
+    "stem": ((8, 3, 3, 3), Site(((8, 3, 3, 3),), Layout(), "conv", stem=True)),
+    "conv": ((16, 8, 3, 3), Site(((16, 8, 3, 3),), Layout(), "conv")),
+    "grouped": ((12, 4, 3, 3), Site(((3, 4, 3, 3),) * 4, Layout(groups=4), "conv")),
+    "transposed": ((8, 6, 2, 2), Site(((6, 8, 2, 2),), Layout(transposed=True), "conv")),
+    "conv1d": ((8, 12), Site(((12, 8),), Layout(transposed=True), "linear")),
+    "experts": ((3, 10, 8), Site(((10, 8),) * 3, Layout(stacked=True), "expert")),
+    "fused": ((24, 16), Site(((8, 16),) * 3, Layout(fused=(8, 8, 8)), "attention")),
+    "alternating": ((12, 8), Site(((6, 8),) * 2, Layout(fused=(6, 6), interleaved=True), "linear")),
+    "linear": ((5, 20), Site(((5, 20),), Layout(), "linear")),
+    "bias": ((5,), Site(((5,),), None, "bias")),
 }
 """Name -> stored shape and site."""
 
-HEAD = {"head": ((10, 32), Site((10, 32), Layout(), "head"))}
+HEAD = {"head": ((10, 32), Site(((10, 32),), Layout(), "head"))}
 
 Entries = Mapping[str, tuple[tuple[int, ...], Site]]
 

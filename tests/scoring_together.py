@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from sigprune import describe, prune
 from sigprune.base.errors import BadInput
@@ -41,6 +42,25 @@ def found(part: int, parts: int) -> dict[str, object]:
     return told
 
 
+class Routed(nn.Module):
+    """Two experts, of which a batch sees one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.experts[int(x[0, 0] > 0)](x))
+
+
+def routed(rank: int) -> str:
+    """The mask of a network in half precision of which each process sees another part."""
+    view = describe(seeded(Routed()).bfloat16(), example=torch.ones(1, 8))
+    data = [(torch.full((4, 8), 1.0 if rank % 2 else -1.0), torch.arange(4))]
+    return prune(view, sparsity=0.5, score="snip", batches=data).digest()
+
+
 def refused(rank: int) -> str:
     """What is said where processes were not given as much."""
     view = describe(seeded(SmallConv()).double())
@@ -55,5 +75,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     together = Accelerator(cpu=True)
     rank, count = together.process_index, together.num_processes
-    torch.save({**found(rank, count), "refused": refused(rank)}, Path(sys.argv[1]) / f"{rank}.pt")
+    torch.save(
+        {**found(rank, count), "refused": refused(rank), "routed": routed(rank)},
+        Path(sys.argv[1]) / f"{rank}.pt",
+    )
     together.end_training()

@@ -8,11 +8,23 @@ from typing import get_args
 import pytest
 import torch
 
-from sigprune.base.errors import BadInput, UnknownName
-from sigprune.base.progress import SilentProgress
+from sigprune.base.errors import BadInput, FindingFailed, UnknownName
+from sigprune.base.progress import SilentProgress, ignore
 from sigprune.base.seeds import generator
 from sigprune.experiment import run
-from sigprune.experiment_check import _CORRUPTIONS, AS_IS, VARIANTS, _chance, _permuted, check
+from sigprune.experiment_check import (
+    _CORRUPTIONS,
+    AS_IS,
+    VARIANTS,
+    Outcome,
+    _chance,
+    _choose,
+    _permuted,
+    _row,
+    _senseless,
+    check,
+)
+from sigprune.experiment_mask import mask_for
 from sigprune.experiment_setting import open_setting
 from sigprune.recipe import Recipe, parse_recipe
 from sigprune.recipe_sections import Check
@@ -63,16 +75,17 @@ def test_other_initial_values_are_other_values(rows):
 
 def test_permuting_keeps_the_counts_and_moves_the_entries():
     mask = Mask({"a": torch.arange(600).reshape(20, 30) % 5 == 0, "b": torch.arange(40) < 30})
-    moved = _permuted(mask, 0, "shuffled")
+    moved = _permuted(mask, 0)
     assert moved.counts() == mask.counts()
     assert mask.jaccard(moved) == pytest.approx(_chance(mask, moved), abs=0.1)
-    assert _permuted(mask, 0, "shuffled") == moved
-    assert _permuted(mask, 0, "random") != moved != _permuted(mask, 1, "shuffled")
+    assert _permuted(mask, 0) == moved
+    assert moved != mask
+    assert moved != _permuted(mask, 1)
 
 
 def test_the_chance_of_overlap_is_that_of_independent_masks():
     one, other = Mask({"a": torch.arange(100_000) < 30_000}), Mask({"a": torch.arange(100_000) < 60_000})
-    found = _permuted(one, 0, "x").jaccard(_permuted(other, 0, "y"))
+    found = _permuted(one, 0).jaccard(_permuted(other, 1))
     assert _chance(one, other) == pytest.approx(0.18 / 0.72)  # 0.3 · 0.6 both, 0.3 + 0.6 - 0.18 either
     assert found == pytest.approx(_chance(one, other), abs=0.01)
 
@@ -125,6 +138,68 @@ def test_a_failed_finding_is_told_and_others_go_on():
     assert not rows[AS_IS]["stopped"]
     assert "mean_jsv" in rows["inverted"]["stopped"]
     assert math.isnan(rows["inverted"]["test_accuracy"])
+
+
+def test_seeds_that_were_stopped_are_left_out_of_the_means():
+    outcomes = [
+        Outcome(Mask({"a": torch.ones(4) > 0}), 1.0, 1.0, 0.5, 0.0, accuracy, stopped)
+        for accuracy, stopped in ((math.nan, "FAILED: mean_jsv"), (0.5, ""), (0.7, ""))
+    ]
+    row = _row("shuffled", outcomes)
+    assert row["test_accuracy"] == pytest.approx(0.6)
+    assert row["accuracy_std"] == pytest.approx(0.1 * math.sqrt(2))
+    assert row["stopped"] == "FAILED: mean_jsv"
+    assert math.isnan(_row("shuffled", outcomes[:2])["accuracy_std"])
+
+
+def test_a_variant_that_diverges_is_told():
+    wild = recipe().model_copy(update={"train": recipe().train.model_copy(update={"lr": 1e30})})
+    rows = check(wild, SilentProgress(), variants=["shuffled"])
+    assert all("loss" in row["stopped"] for row in rows)
+
+
+def test_a_network_that_is_no_good_at_all_is_refused():
+    """Not as a row of a table: nothing was changed yet."""
+    loud = parse_recipe({
+        "model": {"ref": "torch:torch.nn.Linear", "args": {"in_features": 64, "out_features": 10}},
+        "init": {"method": {"name": "kaiming", "gain": 1e38}},
+    })
+    with pytest.raises(FindingFailed, match="finite_output"):
+        check(loud, SilentProgress(), variants=["shuffled"])
+
+
+@pytest.mark.parametrize("score", ["synflow", "force"])
+def test_inverted_masks_keep_as_much_of_every_weight(score):
+    """Also those of scores that work in rounds: rounds of their own would drift to other layers."""
+    given = recipe(score={"name": score}, schedule={"name": "exponential", "rounds": 5})
+    setting = open_setting(given)
+    found = mask_for(setting, ignore)
+    low = _choose("inverted", setting, found.mask, ignore)
+    assert low.mask.counts() == found.mask.counts()
+    assert low.mask.jaccard(found.mask) < _chance(low.mask, found.mask)
+
+
+def test_random_masks_have_the_pattern_and_shuffled_ones_are_left_out():
+    given = recipe(sparsity=0.5, score="magnitude", pattern="n_m", allocation="uniform")
+    setting = open_setting(given)
+    found = mask_for(setting, ignore)
+    other = _choose("random", setting, found.mask, ignore)
+    assert other.mask != found.mask
+    assert all((kept.reshape(-1, 4).sum(1) == 2).all() for kept in other.mask.keep.values())
+    assert "n_m would be lost" in _senseless(given, "shuffled")
+
+
+@pytest.mark.parametrize(
+    ("prune", "reason"),
+    [
+        ({"pattern": "n_m", "allocation": "uniform"}, "expected sparsity 0.5"),
+        ({"pattern": "channel"}, "are the outputs of the network"),
+        ({"allocation": {"name": "erk", "floor": 0.5}}, "set sparsity to at most 0.5"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused_before_anything_is_measured(prune, reason):
+    with pytest.raises(BadInput, match=reason):
+        open_setting(recipe(**prune))
 
 
 def test_bad_input():

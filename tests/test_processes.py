@@ -62,6 +62,10 @@ def test_scores_are_those_of_one_process(together, alone, name):
             torch.testing.assert_close(one[key], expected, rtol=1e-9, atol=1e-12)
 
 
+def test_processes_may_see_other_parts_of_a_network(together):
+    assert len({one["routed"] for one in together}) == 1
+
+
 def test_unequal_parts_are_refused_everywhere(together):
     for one in together:
         assert one["refused"].startswith(

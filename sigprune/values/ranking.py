@@ -26,13 +26,13 @@ class Site:
     """What is known of a prunable tensor besides its scores.
 
     Attributes:
-        block: shape (out, in, *kernel) of its first block; (n,) for a bias.
+        blocks: shapes (out, in, *kernel) of its blocks; one of (n,) for a bias.
         layout: where its blocks sit; None for a bias, which is a block of n outputs with one input.
         role: what it does in the network.
         stem: it is the network's first convolution, in order of definition.
     """
 
-    block: Shape
+    blocks: tuple[Shape, ...]
     layout: Layout | None = Layout()  # noqa: RUF009 - frozen
     role: Role | Literal["bias"] = "linear"
     stem: bool = False

@@ -10,6 +10,7 @@ from functools import partial
 from operator import length_hint
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from sigprune.base import processes
@@ -35,18 +36,13 @@ class DeadWeights(UserWarning):
 
 @dataclass(frozen=True)
 class Method:
-    """How a mask is chosen: one member of each family; ``schedule`` None takes the score's own.
-
-    ``lowest`` keeps the lowest scores of every weight, as many as would be kept of the highest: the inversion
-    of Frankle et al. 2021, arXiv 2009.08576.
-    """
+    """How a mask is chosen: one member of each family; ``schedule`` None takes the score's own."""
 
     score: StepLike = "snip"
     allocation: StepLike = "pooled"
     pattern: StepLike = "unstructured"
     schedule: StepLike | None = None
     objective: StepLike = "labels"
-    lowest: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +143,7 @@ def choose_mask(
     dead: tuple[str, ...] = ()
     budgets = plan.member.kept(mask.total, target, **plan.options)
     refuse(pattern, allocation, plan)
-    select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
+    select = Selector(sites(view), allocation, pattern, seed)
     each = max(length_hint(batches), 1) if scorer.score.member.NEEDS != "nothing" else 1
     returning = scorer.score.member.REMOVED == "may return"
     for number, budget in enumerate(budgets):
@@ -169,6 +165,7 @@ def rescore(
     batches: Iterable[BatchLike] | None,
     *,
     seed: int,
+    lowest: bool = False,
 ) -> Mask:
     """Choose the entries of some weights anew, in one round, with the others as the mask has them.
 
@@ -179,11 +176,25 @@ def rescore(
         method: score, objective and pattern.
         batches: what a data loader yields, if the score needs data.
         seed: equal seeds give equal masks.
+        lowest: keep the lowest scores instead (the inversion of Frankle et al. 2021, arXiv 2009.08576).
     """
     allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
     ranked = Scorer.of(view, method.score, method.objective, seed)(mask, batches, "again")
-    select = Selector(sites(view), allocation, pattern, seed, lowest=method.lowest)
-    return Mask({**mask.keep, **select.of_counts(ranked, kept, "again").keep})
+    select = Selector(sites(view), allocation, pattern, seed)
+    return Mask({**mask.keep, **select.of_counts(ranked, kept, "again", lowest=lowest).keep})
+
+
+def rehearse(view: View, sparsity: float, method: Method) -> None:
+    """Select once without scores: what an allocation or a pattern refuses is refused before hours of scoring.
+
+    Raises:
+        BadInput: they do.
+    """
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    shapes = view.prunable_shapes()
+    dense, zeros = Mask.dense(shapes), {name: torch.zeros(shape) for name, shape in shapes.items()}
+    target = round(dense.total * (1 - Fraction(str(sparsity))))
+    Selector(sites(view), allocation, pattern, 0)(zeros, dense, target, "rehearsal")
 
 
 def _tell(report: Tell, before: int, total: int, count: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -31,15 +31,12 @@ class Selector:
         allocation: how many entries each weight keeps.
         pattern: where they may sit.
         seed: of the streams that break ties.
-        lowest: keep the lowest scores of every weight, as many as would be kept of the highest: the inversion
-            of Frankle et al. 2021, arXiv 2009.08576.
     """
 
     sites: Mapping[str, Site]
     allocation: Choice[Allocation]
     pattern: Choice[Pattern]
     seed: int
-    lowest: bool = False
 
     def __call__(self, ranked: Tensors, mask: Mask, budget: int, draw: str) -> Mask:
         """The best ``budget`` entries of those that the mask keeps.
@@ -58,22 +55,18 @@ class Selector:
         still = {name: _open(ranked.pop(name), mask.keep[name], capacity[name]) for name in list(ranked)}
         ranking = self._ranking(still, capacity, min(budget, sum(capacity.values())), draw)
         allocate: Allocate = partial(self.allocation.member.allocate, **self.allocation.options)
-        if self.lowest:
-            # means of units are inverted like entries, so that the allocation sees what it would otherwise
-            highest = allocate
-            ranking = replace(ranking, scores=_inverted(still))
-            allocate = lambda seen: highest(replace(seen, scores=_inverted(seen.scores)))  # noqa: E731
         return Mask(self.pattern.member.select(ranking, allocate, **self.pattern.options))
 
-    def of_counts(self, ranked: Tensors, kept: Mapping[str, int], draw: str) -> Mask:
+    def of_counts(self, ranked: Tensors, kept: Mapping[str, int], draw: str, *, lowest: bool = False) -> Mask:
         """The best entries of some weights, of which it is known how many to keep; nothing was removed yet.
 
         Args:
             ranked: name -> scores, of at least the weights to choose for.
             kept: name -> entries to keep.
             draw: as above.
+            lowest: the worst entries instead.
         """
-        scores = {name: ranked[name] for name in kept}
+        scores = {name: -ranked[name] if lowest else ranked[name] for name in kept}
         sizes = {name: values.numel() for name, values in scores.items()}
         ranking = self._ranking(scores, sizes, sum(kept.values()), draw)
         return Mask(self.pattern.member.select(ranking, lambda _: dict(kept), **self.pattern.options))
@@ -94,11 +87,6 @@ def _open(values: Tensor, keep: Tensor, kept: int) -> Tensor:
     return values if kept == values.numel() else values.masked_fill_(~keep.to(values.device), -torch.inf)
 
 
-def _inverted(scores: Tensors) -> Tensors:
-    """The lowest first; what was removed earlier stays last. Twice gives the same scores again."""
-    return {name: (-values).masked_fill_(values == -torch.inf, -torch.inf) for name, values in scores.items()}
-
-
 def sites(view: View) -> dict[str, Site]:
     """What every prunable tensor of a view is, in order of definition; a bias is a block of its own."""
     weights = {w.name: w for w in view.weights}
@@ -106,12 +94,11 @@ def sites(view: View) -> dict[str, Site]:
     found: dict[str, Site] = {}
     for name, shape in view.prunable_shapes().items():
         if name in weights:
-            block = next(weights[name].layout.blocks(torch.empty(shape, device="meta")))
-            found[name] = Site(
-                tuple(block.shape), weights[name].layout, weights[name].role, stem=name == stem
-            )
+            blocks = weights[name].layout.blocks(torch.empty(shape, device="meta"))
+            shapes = tuple(tuple(block.shape) for block in blocks)
+            found[name] = Site(shapes, weights[name].layout, weights[name].role, stem=name == stem)
         else:
-            found[name] = Site(shape, None, "bias")
+            found[name] = Site((shape,), None, "bias")
     return found
 
 

@@ -23,11 +23,11 @@ from tests.rankings import ranking as made
 from tests.reference import allocations as reference
 
 SITES = {
-    "stem": ((8, 3, 3, 3), Site((8, 3, 3, 3), Layout(), "conv")),
-    "wide": ((64, 64), Site((64, 64))),
-    "narrow": ((2, 50), Site((2, 50))),
-    "bias": ((5,), Site((5,), None, "bias")),
-    "one": ((1, 1), Site((1, 1), Layout(), "head")),
+    "stem": ((8, 3, 3, 3), Site(((8, 3, 3, 3),), Layout(), "conv")),
+    "wide": ((64, 64), Site(((64, 64),))),
+    "narrow": ((2, 50), Site(((2, 50),))),
+    "bias": ((5,), Site(((5,),), None, "bias")),
+    "one": ((1, 1), Site(((1, 1),), Layout(), "head")),
 }
 SIZES = {name: math.prod(shape) for name, (shape, _) in SITES.items()}
 TOTAL = sum(SIZES.values())
@@ -131,7 +131,7 @@ def test_pooled_ties_go_to_no_weight_in_particular():
 
 def test_the_fractions_of_rounding_go_to_no_weight_in_particular():
     """Ten equal weights, one entry to keep: another weight for another seed."""
-    entries = {str(i): ((4, 4), Site((4, 4))) for i in range(10)}
+    entries = {str(i): ((4, 4), Site(((4, 4),))) for i in range(10)}
     winners = set()
     for seed in range(60):
         counts = allocations.get("uniform").allocate(made(1, seed, entries=entries))
@@ -147,7 +147,7 @@ def test_uniform_keeps_one_density():
 def test_erk_closed_form():
     """density_l = min(1, eps * sum(dims) / prod(dims)), with the one eps that meets the budget."""
     counts = allocations.get("erk").allocate(ranking(TOTAL // 5))
-    ideal = reference.erk({n: site.block for n, (_, site) in SITES.items()}, SIZES, TOTAL // 5)
+    ideal = reference.erk({n: site.blocks[0] for n, (_, site) in SITES.items()}, SIZES, TOTAL // 5)
     assert all(abs(counts[n] - ideal[n]) < 1 for n in SITES)
     assert counts["bias"] == 5, "capped at all of it"
 
@@ -162,10 +162,10 @@ def test_igq_has_one_force(budget):
 
 
 PLUS = {
-    "stem": ((8, 3, 3, 3), Site((8, 3, 3, 3), Layout(), "conv", stem=True)),
-    "body": ((64, 32), Site((64, 32))),
-    "second": ((16, 8, 3, 3), Site((16, 8, 3, 3), Layout(), "conv")),
-    "head": ((10, 33), Site((10, 33), Layout(), "head")),
+    "stem": ((8, 3, 3, 3), Site(((8, 3, 3, 3),), Layout(), "conv", stem=True)),
+    "body": ((64, 32), Site(((64, 32),))),
+    "second": ((16, 8, 3, 3), Site(((16, 8, 3, 3),), Layout(), "conv")),
+    "head": ((10, 33), Site(((10, 33),), Layout(), "head")),
 }
 
 
@@ -195,7 +195,7 @@ def test_from_mask_keeps_what_the_checkpoint_kept(checkpoint):
 
 
 def test_from_mask_names_what_is_missing(checkpoint, tmp_path):
-    other = {**SITES, "new": ((3, 3), Site((3, 3)))}
+    other = {**SITES, "new": ((3, 3), Site(((3, 3),)))}
     with pytest.raises(BadInput, match=r"has no mask of new; it has those of .*same architecture"):
         allocations.get("from_mask").allocate(made(10, entries=other), checkpoint=checkpoint)
     with pytest.raises(CheckpointError, match="no such file; expected a folder that save"):
@@ -216,6 +216,28 @@ def test_a_dense_checkpoint_has_no_ratios(tmp_path: Path):
 
 def test_what_no_ratio_asks_for_is_shared_by_size():
     """Beyond the weights with a ratio, the rest goes to the others in proportion to what is free there."""
-    entries = {n: ((size,), Site((size, 1))) for n, size in {"a": 100, "b": 40, "c": 20}.items()}
+    entries = {n: ((size,), Site(((size, 1),))) for n, size in {"a": 100, "b": 40, "c": 20}.items()}
     counts = share(made(130, entries=entries), {"a": 1.0, "b": 0.0, "c": 0.0})
     assert counts == {"a": 100, "b": 20, "c": 10}
+
+
+def test_erk_gives_projections_that_share_a_matrix_what_they_get_apart():
+    """Queries of 64 rows, keys and values of 8, beside an output projection."""
+    fused = {
+        "qkv": ((80, 64), Site(((64, 64), (8, 64), (8, 64)), Layout(fused=(64, 8, 8)))),
+        "o": ((64, 64), Site(((64, 64),))),
+    }
+    apart = {"q": (64, 64), "k": (8, 64), "v": (8, 64), "o": (64, 64)}
+    erk = allocations.get("erk").allocate
+    together = erk(made(900, entries=fused))
+    alone = erk(made(900, entries={name: (shape, Site((shape,))) for name, shape in apart.items()}))
+    assert abs(together["qkv"] - alone["q"] - alone["k"] - alone["v"]) <= 2
+
+
+@pytest.mark.parametrize("name", ["pooled", "uniform"])
+def test_a_floor_of_the_density_itself_is_kept(name):
+    """0.07 · 100 is 7.000000000000001 in floating point."""
+    entries = {"a": ((10, 10), Site(((10, 10),)))}
+    assert allocations.get(name).allocate(made(7, entries=entries), floor=0.07) == {"a": 7}
+    with pytest.raises(BadInput, match=r"set sparsity to at most 0\.44"):
+        allocations.get(name).allocate(made(55, entries=entries), floor=0.56)

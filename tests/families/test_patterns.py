@@ -175,7 +175,7 @@ def test_units_are_ranked_by_their_mean(name, options):
 
 def test_units_of_one_size_are_exact_to_the_entry():
     """All tiles 4 x 3 of 12 entries: budgets that are multiples of 12 are met."""
-    entries = {str(i): ((8, 9), Site((8, 9))) for i in range(5)}
+    entries = {str(i): ((8, 9), Site(((8, 9),))) for i in range(5)}
     for budget in range(12, 360, 12):
         masks = select("block", ranking(budget, entries=entries), "igq", **UNITS["block"])
         assert kept(masks) == budget
@@ -228,7 +228,7 @@ def test_n_m_groups_run_along_the_input_axis_of_convolutions():
     """Channels last: the four inputs at one place of the kernel are a group."""
     scores = torch.zeros(1, 4, 3, 3)
     scores[0, 1], scores[0, 3] = 2.0, 1.0
-    entries = {"conv": ((1, 4, 3, 3), Site((1, 4, 3, 3), Layout(), "conv"))}
+    entries = {"conv": ((1, 4, 3, 3), Site(((1, 4, 3, 3),), Layout(), "conv"))}
     masks = select("n_m", of_scores({"conv": scores}, {"conv": 36}, 18, entries=entries), "uniform")
     assert masks["conv"].sum((2, 3)).tolist() == [[0, 9, 0, 9]]
 
@@ -257,7 +257,7 @@ def test_n_m_refuses_on_demand_and_bad_options():
 @pytest.mark.parametrize("name", patterns.names())
 def test_relabelled_units_are_kept_as_before(name):
     """Rows in another order, the mask in that order: no unit is kept for its place."""
-    entries = {"linear": ((16, 16), Site((16, 16)))}
+    entries = {"linear": ((16, 16), Site(((16, 16),)))}
     options = {"rows": 1} if name in {"block", "channel"} else {}
     scores = ranking(0, 3, entries=entries).scores["linear"]
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))

@@ -122,6 +122,24 @@ def test_closed_gates_are_told(name):
         prune(view, sparsity=0.5, score=name, batches=labelled(view, 4, 4))
 
 
+class Idle(nn.Module):
+    """A layer that the output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+@pytest.mark.parametrize("name", [*GRADIENTS, "prospr", "synflow", "ntk_sap"])
+def test_weights_that_nothing_depends_on_are_told(name):
+    view = describe(seeded(Idle()), example=torch.zeros(1, 6)).select(include=("idle.weight",))
+    with pytest.warns(DeadWeights, match="a part that the output does not depend on"):
+        mask_of(name, view)
+
+
 @pytest.mark.parametrize("name", scores.names())
 def test_exact_counts_at_the_ends(name):
     view = describe(seeded(Tied()))

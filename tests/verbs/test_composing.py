@@ -238,10 +238,10 @@ def test_the_lowest_are_as_many_in_every_weight(pattern):
     scores = {name: torch.rand(shape, generator=draw) for name, shape in shapes.items()}
     scores["stem.weight"] += 0.3
     how = allocations.choose("pooled"), patterns.choose(step(patterns, pattern, ""))
-    high, low = (
-        Selector(sites(view), *how, seed=0, lowest=lowest)(dict(scores), full, full.total // 3, "0")
-        for lowest in (False, True)
-    )
+    select = Selector(sites(view), *how, seed=0)
+    high = select({name: values.clone() for name, values in scores.items()}, full, full.total // 3, "0")
+    kept = {name: count for name, (count, _) in high.counts().items()}
+    low = select.of_counts(scores, kept, "0", lowest=True)
     assert low.counts() == high.counts()
     for name, (kept, total) in high.counts().items():
         if pattern == "unstructured":

@@ -67,7 +67,7 @@ def test_masks_of_other_networks_are_refused(found):
         transfer(describe(mlp([16, 25, 10])), found)
     with pytest.raises(BadInput, match=r"the mask says nothing of 4\.weight: exclude it"):
         transfer(describe(mlp([16, 24, 10, 10])), found)
-    with pytest.raises(BadInput, match="of another architecture: it prunes conv, Sequential has 0.weight"):
+    with pytest.raises(BadInput, match=r"of another architecture: it prunes conv, Sequential has 0\.weight"):
         transfer(describe(mlp([16, 24, 10])), Mask({"conv": torch.ones(3, dtype=torch.bool)}))
     first = next(iter(found.keep))
     with pytest.raises(BadInput, match=f"the mask prunes {first}, which is not prunable here"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 import torch
 
@@ -84,7 +85,8 @@ def floors(ranking: Ranking, density: float) -> dict[str, int]:
         BadInput: the budget does not pay for all of them.
     """
     least = {
-        name: min(math.ceil(density * size), ranking.capacity[name]) for name, size in ranking.sizes().items()
+        name: min(math.ceil(Fraction(str(density)) * size), ranking.capacity[name])
+        for name, size in ranking.sizes().items()
     }
     affordable(ranking, least, f"a floor of {density:g} in every weight")
     return least
@@ -98,7 +100,7 @@ def affordable(ranking: Ranking, least: Mapping[str, int], what: str) -> None:
     """
     needed, total = sum(least.values()), sum(ranking.sizes().values())
     if needed > ranking.budget:
-        highest = math.floor(1e4 * (1 - needed / total)) / 1e4
+        highest = math.floor(10_000 * (1 - Fraction(needed, total))) / 10_000
         raise BadInput(
             f"{what} keeps {needed} of {total} entries, more than the {ranking.budget} that the sparsity "
             f"leaves: lower it, or set sparsity to at most {highest:g}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from sigprune.base.family import Share
 from sigprune.families.allocations._shared import floors, share
 from sigprune.values.ranking import Ranking
@@ -12,7 +10,10 @@ PAPER = "Evci et al. 2020, arXiv 1911.11134, section 3"
 
 
 def allocate(ranking: Ranking, *, floor: Share = 0.0) -> dict[str, int]:
-    """Counts in proportion to size · sum(dimensions) / prod(dimensions), at most all of a weight.
+    """Counts in proportion to size · sum(dimensions) / prod(dimensions) of the blocks, at most everything.
+
+    As size is prod(dimensions), a block wants sum(dimensions): projections that share a matrix want together
+    what they would want apart.
 
     Args:
         ranking: sizes and blocks; scores are not looked at.
@@ -21,6 +22,5 @@ def allocate(ranking: Ranking, *, floor: Share = 0.0) -> dict[str, int]:
     Raises:
         BadInput: the sparsity does not leave the floor.
     """
-    sizes, sites = ranking.sizes(), ranking.sites
-    desire = {n: size * sum(sites[n].block) / math.prod(sites[n].block) for n, size in sizes.items()}
+    desire = {name: float(sum(map(sum, site.blocks))) for name, site in ranking.sites.items()}
     return share(ranking, desire, floors(ranking, floor))

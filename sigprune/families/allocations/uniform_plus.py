@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 from sigprune.base.family import Share
 from sigprune.families.allocations._shared import affordable, share
@@ -28,7 +29,7 @@ def allocate(ranking: Ranking, *, head: Share = 0.2) -> dict[str, int]:
     """
     sizes = ranking.sizes()
     least = {
-        name: math.ceil((site.stem or (site.role == "head") * head) * sizes[name])
+        name: math.ceil((site.stem or (site.role == "head") * Fraction(str(head))) * sizes[name])
         for name, site in ranking.sites.items()
     }
     least = {name: min(count, ranking.capacity[name]) for name, count in least.items()}

@@ -20,11 +20,11 @@ def select(ranking: Ranking, allocate: Allocate, *, rows: Count = 1) -> dict[str
     """The outputs with the highest mean scores.
 
     A unit is ``rows`` consecutive rows of one block: with the size of a head, heads of query, key and value
-    projections. Fewer entries are kept than asked for, by less than the largest unit. Memory: as much as the
-    scores once more.
+    projections. A bias, if biases are prunable, is a unit of its own: a removed row may keep it. Fewer
+    entries are kept than asked for, by less than the largest unit. Memory: as much as the scores once more.
 
     Raises:
-        BadInput: the rows of a classifier would be removed, or the budget does not pay for one unit.
+        BadInput: a classifier would be pruned, or the budget does not pay for one unit.
     """
     for name, site in ranking.sites.items():
         if site.role == "head":

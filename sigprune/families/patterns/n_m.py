@@ -65,7 +65,7 @@ def select(
 
 
 def _inputs(site: Site) -> int:
-    return 1 if site.layout is None else fan_in(site.block)
+    return 1 if site.layout is None else fan_in(site.blocks[0])
 
 
 def _groups(scores: Tensor, site: Site, n: int, m: int, generator: torch.Generator) -> Tensor:

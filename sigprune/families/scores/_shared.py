@@ -21,7 +21,8 @@ _HALF = frozenset({torch.bfloat16, torch.float16})
 
 def backward(value: Tensor, leaves: Tensors, names: list[str]) -> None:
     """Add the gradient of a scalar to ``.grad`` of the named leaves, in place (one backward pass)."""
-    torch.autograd.backward(value, inputs=[leaves[name] for name in names])
+    if value.requires_grad:  # else no leaf reaches it, and all gradients are zero
+        torch.autograd.backward(value, inputs=[leaves[name] for name in names])
 
 
 def taken(problem: Problem, leaves: Tensors) -> Tensors:
@@ -46,13 +47,15 @@ def summed(problem: Problem, leaves: Tensors, loss: Callable[[Batch], Tensor]) -
 
     Gradients in half precision are summed in float32: eight bits of mantissa lose what a hundred batches add.
     """
-    names, totals = list(problem.mask.keep), Tensors()
+    names = list(problem.mask.keep)
+    # all of them at once: processes that saw different parts of a network average the same tensors in order
+    totals = {n: torch.zeros_like(leaves[n], dtype=torch.float32) for n in names if leaves[n].dtype in _HALF}
     for batch in problem.batches():
         backward(loss(batch), leaves, names)
         for name in names:
             leaf = leaves[name]
             if leaf.dtype in _HALF and leaf.grad is not None:
-                totals[name] = leaf.grad.float() if name not in totals else totals[name].add_(leaf.grad)
+                totals[name].add_(leaf.grad)
                 leaf.grad = None
     processes.average_(totals.values())
     return taken(problem, leaves) | totals

@@ -49,7 +49,10 @@ def score(problem: Problem, *, temperature: Positive = 200.0) -> Tensors:
         for name, keep in problem.mask.keep.items():
             flow[name].masked_fill_(~keep.to(flow[name].device), 0.0)
         for batch in problem.batches():
-            gradients = torch.autograd.grad(loss(batch), wanted, create_graph=True, allow_unused=True)
+            value = loss(batch)
+            if not value.requires_grad:  # no prunable weight reaches it
+                continue
+            gradients = torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True)
             pairs = zip(gradients, flow.values(), strict=True)
             terms = [(g * along).sum() for g, along in pairs if g is not None and g.requires_grad]
             if terms:  # none: the loss is linear in the weights, and H is zero

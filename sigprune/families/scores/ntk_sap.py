@@ -50,6 +50,8 @@ def score(problem: Problem, *, epsilon: Positive = 0.01, batches: Count = 1, exa
             noise = cast(_noise(problem, examples), dtype)
             gap = view.forward(leaves, noise) - view.forward(moved, noise)
             both = [params[name] for params in (leaves, moved) for name in names]
+            if not gap.requires_grad:  # no prunable weight reaches the output
+                continue
             gradients = torch.autograd.grad(gap.square().sum(), both, allow_unused=True)
             # the mask multiplies both: ∂/∂m = θ ⊙ ∂/∂(θ⊙m) + (θ+δ) ⊙ ∂/∂((θ+δ)⊙m), at m = 1 of what is kept
             for name, value, gradient in zip(names * 2, both, gradients, strict=True):
