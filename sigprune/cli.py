@@ -81,7 +81,9 @@ def prune(
     parameters: Annotated[
         str | None, typer.Option(help="instead: parameters kept in all, or a model that has as many")
     ] = None,
-    mask: Annotated[str | None, typer.Option(metavar="DIR", help="instead: take this run's mask")] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="REF", help="instead: a run's mask, from its folder or repository")
+    ] = None,
     score: Annotated[str | None, typer.Option(help="what ranks the weights (snip)")] = None,
     objective: Annotated[str | None, typer.Option(help="what such a score differentiates (labels)")] = None,
     init: Annotated[

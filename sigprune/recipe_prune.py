@@ -40,8 +40,8 @@ class Prune(Section):
             ``mask`` is given.
         parameters: instead, what the network keeps in all: a number of parameters, or the reference of a
             model that has as many (with the data's classes and the model's channels): ``timm:resnet18``.
-        mask: instead, a folder that a run wrote: its mask is taken over, and ``score`` chooses only for
-            classifiers of another shape.
+        mask: instead, a folder or a Hub repository that a run wrote: its mask is taken over, and ``score``
+            chooses only for classifiers of another shape.
         data: a data set to score with, where that is not the one to train on; null: ``data.source``.
         score: ranks the entries, higher = keep.
         objective: the scalar that a data-driven score differentiates.

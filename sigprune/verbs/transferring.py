@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.families.adapters._hub import fetch
 from sigprune.values.batch import BatchLike
 from sigprune.values.manifest import PACKED
 from sigprune.values.mask import Mask
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.checkpoint import local_folder, reading
+from sigprune.verbs.opening import split_ref
 from sigprune.verbs.packing import unpack
 from sigprune.verbs.pruning import Method, rescore
 
@@ -21,16 +23,31 @@ def load_mask(ref: str | Path) -> Mask:
     """The mask of a sparse checkpoint; its model is not built.
 
     Args:
-        ref: a local folder that :func:`sigprune.save` wrote.
+        ref: a local folder that :func:`sigprune.save` wrote, or such a repository: ``user/repo[@revision]``,
+            of which the packed file alone is fetched.
 
     Returns:
         Mask in the order of the file. Cost: every tensor is read and checked once.
 
     Raises:
         CheckpointError: a file is missing, damaged or not what it says.
+        BadInput: neither a folder nor a repository that can be reached.
     """
-    with reading(local_folder(ref, None) / PACKED) as (manifest, file):
+    with reading(_packed(str(ref))) as (manifest, file):
         return unpack(manifest, file.offset_keys(), file.get_tensor)[1]
+
+
+def _packed(ref: str) -> Path:
+    """Where the packed file is."""
+    if Path(ref).exists():
+        return local_folder(ref, None) / PACKED
+    reference = split_ref(ref)
+    if reference.kind != "hub":
+        raise BadInput(f"{ref}: a mask comes from a folder or a repository (user/repo) that sigprune wrote")
+    path = fetch(reference.name, PACKED, reference.revision, ref)
+    if path is None:
+        raise CheckpointError(f"{ref}: the repository has no {PACKED}: sigprune did not write it")
+    return path
 
 
 def transfer(

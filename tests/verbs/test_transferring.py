@@ -10,6 +10,7 @@ from sigprune import Mask, apply_, describe, prune, save, transfer
 from sigprune.base.errors import BadInput, CheckpointError, NeedsData
 from sigprune.verbs.pruning import Method
 from sigprune.verbs.transferring import load_mask
+from tests.hub import client, serving
 from tests.networks import mlp
 
 
@@ -79,5 +80,43 @@ def test_the_mask_of_a_checkpoint(found, tmp_path):
     apply_(view, found)
     save(tmp_path / "there", view, found)
     assert load_mask(tmp_path / "there") == found
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(BadInput, match="there is no such folder"):
         load_mask(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="a mask comes from a folder or a repository"):
+        load_mask("timm:resnet18")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_mask(tmp_path / "empty")
+
+
+LOAD = """
+import sys
+from sigprune.base.errors import BadInput
+from sigprune.verbs.transferring import load_mask
+
+for ref in sys.argv[1:]:
+    try:
+        print(load_mask(ref).digest())
+    except BadInput as error:
+        print(error)
+"""
+
+
+def test_the_mask_of_a_repository(found, tmp_path):
+    """Through the real client; only the packed file is fetched."""
+    view = describe(mlp([16, 24, 10]))
+    apply_(view, found)
+    for name in ("mlp", "mlp@v1"):
+        save(tmp_path / "models" / "someone" / name, view, found)
+    (tmp_path / "models" / "someone" / "plain").mkdir()
+    (tmp_path / "models" / "someone" / "plain" / "config.json").write_text("{}")
+    refs = ("someone/mlp", "someone/mlp@v1", "someone/plain", "someone/nothing")
+    with serving(tmp_path) as environment:
+        done = client(environment, LOAD, *refs)
+    assert (done.returncode, done.stderr) == (0, "")
+    own, revised, plain, nothing = done.stdout.splitlines()
+    assert own == revised == found.digest()
+    assert "has no model.sparse.safetensors: sigprune did not write it" in plain
+    assert "no such repository" in nothing
+    fetched = {path.name for path in (tmp_path / "home").rglob("*.safetensors")}
+    assert fetched == {"model.sparse.safetensors"}
