@@ -48,7 +48,7 @@ def _print(console: Console, rows: Sequence[Mapping[str, Plain]]) -> None:
     console.print("\noverlap: Jaccard index with the mask of the recipe itself; chance: of independent masks")
     for row in rows:
         if row.get("stopped"):
-            console.print(f"{row['variant']}: not trained: {row['stopped']}", style="yellow")
+            console.print(f"{row['variant']}: stopped: {row['stopped']}", style="yellow")
         elif row.get("skipped"):
             console.print(f"{row['variant']}: left out: {row['skipped']}")
 

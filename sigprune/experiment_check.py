@@ -60,7 +60,8 @@ def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), s
         recipe itself (Jaccard index) and the ``chance`` of it (that of independent masks that keep as much of
         every weight), ``mean_jsv`` before training, ``effective_sparsity``, ``test_accuracy`` and its
         standard deviation over seeds ``accuracy_std`` (NaN for one seed), ``stopped`` (the required finding
-        that forbade training) or why it makes no sense (``skipped``). Cost: one run of the recipe for each.
+        that forbade training, or how it diverged) or why it makes no sense (``skipped``). Cost: one run of
+        the recipe for each.
 
     Raises:
         UnknownName: there is no such variant.

@@ -127,7 +127,7 @@ def _outcome(check: CheckFacts) -> str:
     if "skipped" in check:
         return f"left out: {check['skipped']}"
     if check.get("stopped"):
-        return "not trained: a required finding failed"
+        return f"stopped: {check['stopped']}"
     return f"{100 * number(check['test_accuracy'] or 0):.2f} %"
 
 

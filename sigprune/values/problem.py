@@ -74,6 +74,10 @@ class Problem:
         if number < 0:
             raise NeedsData("the batches given to this score hold no batch")
 
+    def loss(self, params: Tensors, batch: Batch) -> Tensor:
+        """The objective of the network with these parameters, a scalar."""
+        return self.objective(self.view.forward(params, batch), batch)
+
     def leaves(self, dtype: torch.dtype | None = None) -> Tensors:
         """Every parameter, the masked names as leaves that collect gradients, removed entries zero.
 

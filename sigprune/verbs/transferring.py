@@ -16,7 +16,7 @@ from sigprune.values.view import View, expect_view
 from sigprune.verbs.checkpoint import local_folder, reading
 from sigprune.verbs.opening import split_ref
 from sigprune.verbs.packing import unpack
-from sigprune.verbs.pruning import Method, rescore
+from sigprune.verbs.pruning import Method, StepLike, rescore
 
 
 def load_mask(ref: str | Path) -> Mask:
@@ -54,20 +54,24 @@ def transfer(
     view: View,
     mask: Mask,
     *,
-    method: Method | None = None,
+    score: StepLike = "snip",
+    pattern: StepLike = "unstructured",
+    objective: StepLike = "labels",
     batches: Iterable[BatchLike] | None = None,
     seed: int = 0,
 ) -> Mask:
     """A mask found on other data or taken from a checkpoint, for this network; the model is not changed.
 
     Weights of equal names and shapes take their part of the mask as it is. A classifier may have another
-    number of classes: its part is then chosen anew by ``method`` at the density that it had, with the other
+    number of classes: its part is then chosen anew by ``score`` at the density that it had, with the other
     weights already pruned.
 
     Args:
         view: the network; ``view.prunable`` says what the mask has to cover.
         mask: found for the same architecture.
-        method: score, pattern and objective for such classifiers; None: SNIP with labels.
+        score: what ranks the entries of such classifiers.
+        pattern: where their kept entries may sit.
+        objective: the scalar that a data-driven score differentiates.
         batches: what a data loader yields, if the score needs data.
         seed: equal seeds give equal masks.
 
@@ -87,8 +91,7 @@ def transfer(
         >>> view = describe(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)))
         >>> mask = prune(view, sparsity=0.5, score="magnitude")
         >>> wider = describe(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 6)))
-        >>> from sigprune.verbs.pruning import Method
-        >>> moved = transfer(wider, mask, method=Method("magnitude"))
+        >>> moved = transfer(wider, mask, score="magnitude")
         >>> torch.equal(moved.keep["0.weight"], mask.keep["0.weight"]), moved.keep["1.weight"].shape
         (True, torch.Size([6, 8]))
     """
@@ -118,4 +121,5 @@ def transfer(
         batches = list(batches)
     start = Mask.dense({name: shapes[name] for name in other})
     whole = Mask({name: start.keep.get(name, mask.keep[name]) for name in shapes})
-    return rescore(view, whole, kept, method or Method(), batches, seed=seed) if other else whole
+    method = Method(score, pattern=pattern, objective=objective)
+    return rescore(view, whole, kept, method, batches, seed=seed) if other else whole

@@ -8,7 +8,6 @@ from torch import nn
 
 from sigprune import Mask, apply_, describe, prune, save, transfer
 from sigprune.base.errors import BadInput, CheckpointError, NeedsData
-from sigprune.verbs.pruning import Method
 from sigprune.verbs.transferring import load_mask
 from tests.hub import client, serving
 from tests.networks import mlp
@@ -57,7 +56,7 @@ def test_it_is_scored_with_the_others_pruned(found):
 def test_a_data_free_score_needs_no_batches(found):
     view = describe(mlp([16, 24, 6]))
     before = {name: p.clone() for name, p in view.module.named_parameters()}
-    transfer(view, found, method=Method("synflow"))
+    transfer(view, found, score="synflow")
     with pytest.raises(NeedsData):
         transfer(view, found)
     assert all(torch.equal(before[name], p) for name, p in view.module.named_parameters())

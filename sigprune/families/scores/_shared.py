@@ -36,10 +36,9 @@ def taken(problem: Problem, leaves: Tensors) -> Tensors:
     return gradients
 
 
-def sensitivity(problem: Problem, leaves: Tensors) -> Tensors:
-    """|weight ⊙ collected gradient|, written over the gradients (no copy); zero without a gradient."""
-    gradients = taken(problem, leaves)
-    return {name: g.mul_(leaves[name].detach()).abs_() for name, g in gradients.items()}
+def sensitivity(gradients: Tensors, values: Tensors) -> Tensors:
+    """|value ⊙ gradient|, written over the gradients (no copy)."""
+    return {name: g.mul_(values[name].detach()).abs_() for name, g in gradients.items()}
 
 
 def summed(problem: Problem, leaves: Tensors, loss: Callable[[Batch], Tensor]) -> Tensors:

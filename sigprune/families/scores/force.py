@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
-from torch import Tensor
-
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import summed
-from sigprune.values.batch import Batch
+from sigprune.families.scores._shared import sensitivity, summed
 from sigprune.values.problem import Problem
 
 NEEDS: Literal["objective"] = "objective"
@@ -27,10 +25,6 @@ def score(problem: Problem) -> Tensors:
     """
     leaves = problem.leaves()
 
-    def loss(batch: Batch) -> Tensor:
-        return problem.objective(problem.view.forward(leaves, batch), batch)
-
     with problem.view.probing():
-        gradients = summed(problem, leaves, loss)
-    dense = problem.view.params()
-    return {name: g.mul_(dense[name]).abs_() for name, g in gradients.items()}
+        gradients = summed(problem, leaves, partial(problem.loss, leaves))
+    return sensitivity(gradients, problem.view.params())

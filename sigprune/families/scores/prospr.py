@@ -14,7 +14,7 @@ from sigprune.base import processes
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Count, Positive
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import cast, sensitivity, single, twice_differentiable
+from sigprune.families.scores._shared import cast, sensitivity, single, taken, twice_differentiable
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 
@@ -77,7 +77,7 @@ def score(
         else:  # one product of the outer gradient with dθ_N/dθ_0
             # to all leaves: ``inputs`` would skip the nodes that say they have no second derivative
             torch.autograd.backward([weights[name] for name in outer], list(outer.values()))
-    return sensitivity(problem, leaves)
+    return sensitivity(taken(problem, leaves), leaves)
 
 
 @dataclass(frozen=True, eq=False)

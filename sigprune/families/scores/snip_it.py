@@ -10,7 +10,7 @@ from torch import Tensor
 from sigprune.base import processes
 from sigprune.base.errors import BadScores
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import summed
+from sigprune.families.scores._shared import sensitivity, summed
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 
@@ -33,7 +33,7 @@ def score(problem: Problem) -> Tensors:
     losses: list[Tensor] = []
 
     def loss(batch: Batch) -> Tensor:
-        value = problem.objective(problem.view.forward(leaves, batch), batch)
+        value = problem.loss(leaves, batch)
         losses.append(value.detach().double())
         return value
 
@@ -47,4 +47,4 @@ def score(problem: Problem) -> Tensors:
             "score 'snip_it': expected a loss other than zero, to which its elasticities are relative; take "
             "the score 'snip' with the schedule 'halving'"
         )
-    return {name: g.mul_(leaves[name].detach()).abs_().div_(total) for name, g in gradients.items()}
+    return {name: values.div_(total) for name, values in sensitivity(gradients, leaves).items()}

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput, BadScores
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import backward, sensitivity
+from sigprune.families.scores._shared import backward, sensitivity, taken
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
@@ -57,7 +57,7 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
     with view.probing():
         flow = view.forward(leaves | _shifts(view), _ones(view)).sum()
         backward(flow, leaves, list(problem.mask.keep))
-    scores = sensitivity(problem, leaves)
+    scores = sensitivity(taken(problem, leaves), leaves)
     if not all(map(_finite, scores.values())) and all(map(_finite, view.params().values())):
         raise BadScores(
             f"score 'synflow': expected a finite flow, got {flow.item():.3g} from {view.architecture} with "
