@@ -29,6 +29,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from sigprune.verbs.native import install
+
 if TYPE_CHECKING:
     from sigprune.base.family import Step
     from sigprune.experiment import run
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from sigprune.verbs.verifying import verify
 
 __version__ = "0.1.0"
+
+install()
 
 _HOMES = {
     "InitPolicy": "verbs.init_policy",

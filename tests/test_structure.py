@@ -19,7 +19,7 @@ LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experimen
 VALUES = [
     "bits", "layout", "convolution", "weight", "batch", "view", "mask", "taps", "paths", "operator",
     "convolution_operator", "spectrum", "gains", "slot", "ranking", "composition", "problem", "orthogonality",
-    "finding", "manifest",
+    "finding", "manifest", "packed",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],
@@ -28,7 +28,7 @@ HOMES = {
     "matplotlib": ["effects/figures"],
     "pydantic": ["recipe.py", "recipe_", "base/family.py"],
     "rich": ["cli"],
-    "safetensors": ["verbs/checkpoint.py", "verbs/packing.py"],
+    "safetensors": ["verbs/files.py"],
     "sklearn": ["families/datasets/digits.py"],
     "timm": ["families/adapters/"],
     "transformers": ["families/adapters/"],

@@ -20,7 +20,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class SigpruneError(Exception):
@@ -64,6 +65,15 @@ class DataError(BadInput):
 
 class CheckpointError(BadInput):
     """A checkpoint that is not what it says it is."""
+
+
+@contextmanager
+def in_checkpoint(place: str) -> Iterator[None]:
+    """A :class:`CheckpointError` of the block gets the place in front: a file, a tensor."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{place}: {error}") from error
 
 
 class FolderExists(BadInput):

@@ -1,30 +1,24 @@
-"""Manifests: what a checkpoint says about itself."""
+"""Manifests: what a checkpoint file says about itself (docs/format.md is the specification)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.base.canonical import get, load_object, signed
+from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.values.layout import Shape
+from sigprune.values.mask import digest_of_bits
 
 SCHEMA = 1
 """The version of the manifest's layout; a reader refuses any other."""
 
-PACKED = "model.sparse.safetensors"
-"""The file of a checkpoint folder that carries the manifest."""
-
 _FIELDS = frozenset({
     "architecture",
-    "codec",
     "digest",
     "kept",
     "library",
@@ -37,7 +31,26 @@ _FIELDS = frozenset({
     "total",
 })
 
-T = TypeVar("T")
+_RANK = 64
+_DENSE = frozenset({"shape", "dtype", "digest"})
+_MASKED = frozenset({"kept", "codec", "bits", "parts"})
+
+
+@dataclass(frozen=True)
+class Masked:
+    """How a masked tensor is stored.
+
+    Attributes:
+        kept: number of entries that the mask keeps.
+        codec: the member that packed it.
+        bits: SHA-256 of the mask as :func:`~sigprune.values.mask.pack_bits` packs it.
+        parts: suffix of each stored part -> SHA-256 of its bytes; the main part has the suffix "".
+    """
+
+    kept: int
+    codec: str
+    bits: str
+    parts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -48,13 +61,18 @@ class Entry:
         shape: of the dense tensor.
         dtype: torch's name of it, e.g. ``bfloat16``.
         digest: SHA-256 of the dense tensor's little-endian bytes, whatever the codec.
-        kept: number of entries that the mask keeps; None for a tensor without a mask, stored as it is.
+        masked: how it is packed; None for a tensor without a mask, stored as it is.
     """
 
     shape: Shape
     dtype: str
     digest: str
-    kept: int | None = None
+    masked: Masked | None = None
+
+    @property
+    def kept(self) -> int | None:
+        """Number of entries that the mask keeps; None without a mask."""
+        return None if self.masked is None else self.masked.kept
 
     @property
     def total(self) -> int:
@@ -76,35 +94,71 @@ class Entry:
     def to_plain(self) -> dict[str, Plain]:
         """The entry as plain JSON."""
         plain: dict[str, Plain] = {"shape": list(self.shape), "dtype": self.dtype, "digest": self.digest}
-        return plain if self.kept is None else plain | {"kept": self.kept}
+        if self.masked is None:
+            return plain
+        own = self.masked
+        return plain | {"kept": own.kept, "codec": own.codec, "bits": own.bits, "parts": dict(own.parts)}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says about itself: stored as canonical JSON that carries its own digest.
+    """What a file says about itself: stored as canonical JSON that carries its own digest.
 
     Attributes:
-        codec: how the masked tensors are stored.
         library: the adapter that rebuilds the model.
         architecture: that library's name of it.
         tensors: state-dict name -> what is stored; tied copies once.
         tied: state-dict name of a tied copy -> the name it is stored under.
-        mask_digest: digest of the :class:`~sigprune.values.mask.Mask`.
         provenance: what the caller added: recipe, digest of the recipe, versions.
     """
 
-    codec: str
     library: str
     architecture: str
     tensors: Mapping[str, Entry]
     tied: Mapping[str, str]
-    mask_digest: str
     provenance: Mapping[str, Plain] = field(default_factory=dict)
+
+    @classmethod
+    def union(cls, shards: Sequence[Manifest]) -> Manifest:
+        """The manifest of a model whose tensors are spread over files.
+
+        Raises:
+            CheckpointError: two files hold the same tensor, or are of different models.
+        """
+        first = shards[0]
+        tensors: dict[str, Entry] = {}
+        tied: dict[str, str] = {}
+        for shard in shards:
+            if (shard.library, shard.architecture, shard.provenance) != (
+                first.library,
+                first.architecture,
+                first.provenance,
+            ):
+                raise CheckpointError("the files are not of one model: library or provenance differ")
+            for name in shard.tensors.keys() & tensors.keys():
+                raise CheckpointError(f"{name}: two of the files hold it")
+            tensors |= shard.tensors
+            tied |= shard.tied
+        return cls(first.library, first.architecture, tensors, tied, first.provenance)
+
+    @property
+    def mask_digest(self) -> str:
+        """Digest of the :class:`~sigprune.values.mask.Mask`."""
+        return digest_of_bits({
+            name: (entry.shape, entry.masked.bits)
+            for name, entry in self.tensors.items()
+            if entry.masked is not None
+        })
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """The codecs that masked tensors are packed with, in the order of their names."""
+        return tuple(sorted({entry.masked.codec for entry in self.tensors.values() if entry.masked}))
 
     @property
     def masked(self) -> tuple[str, ...]:
         """Names of the tensors that have a mask."""
-        return tuple(name for name, entry in self.tensors.items() if entry.kept is not None)
+        return tuple(name for name, entry in self.tensors.items() if entry.masked is not None)
 
     @property
     def kept(self) -> int:
@@ -114,7 +168,7 @@ class Manifest:
     @property
     def total(self) -> int:
         """Number of entries under the mask."""
-        return sum(entry.total for entry in self.tensors.values() if entry.kept is not None)
+        return sum(entry.total for entry in self.tensors.values() if entry.masked is not None)
 
     @property
     def sparsity(self) -> float:
@@ -129,7 +183,6 @@ class Manifest:
         """
         plain: dict[str, Plain] = {
             "schema": SCHEMA,
-            "codec": self.codec,
             "library": self.library,
             "architecture": self.architecture,
             "tensors": {name: entry.to_plain() for name, entry in self.tensors.items()},
@@ -140,7 +193,7 @@ class Manifest:
             "sparsity": self.sparsity,
             "provenance": dict(self.provenance),
         }
-        return _dump(plain | {"digest": hashlib.sha256(_dump(plain).encode()).hexdigest()})
+        return signed(plain)
 
     @classmethod
     def parse(cls, text: str) -> Manifest:
@@ -150,26 +203,29 @@ class Manifest:
             CheckpointError: not JSON, an unknown schema, a field that is missing, unknown or of the wrong
                 kind, counts that do not add up, a text that does not have its own digest.
         """
-        plain = _load(text)
+        with in_checkpoint("manifest"):
+            return cls._parse(text)
+
+    @classmethod
+    def _parse(cls, text: str) -> Manifest:
+        plain = load_object(text)
         if plain.get("schema") != SCHEMA:
             raise CheckpointError(
-                f"manifest: expected schema {SCHEMA}, got {plain.get('schema')!r}; "
+                f"expected schema {SCHEMA}, got {plain.get('schema')!r}; "
                 "a newer sigprune wrote it: upgrade sigprune"
             )
         if plain.keys() != _FIELDS:
-            raise CheckpointError(f"manifest: missing or unknown field {min(plain.keys() ^ _FIELDS)!r}")
-        tied = _get(plain, "tied", dict)
+            raise CheckpointError(f"missing or unknown field {min(plain.keys() ^ _FIELDS)!r}")
+        tied = get(plain, "tied", dict)
         manifest = cls(
-            codec=_get(plain, "codec", str),
-            library=_get(plain, "library", str),
-            architecture=_get(plain, "architecture", str),
-            tensors={name: _entry(name, value) for name, value in _get(plain, "tensors", dict).items()},
-            tied={name: _get(tied, name, str) for name in tied},
-            mask_digest=_get(plain, "mask", str),
-            provenance=_get(plain, "provenance", dict),
+            library=get(plain, "library", str),
+            architecture=get(plain, "architecture", str),
+            tensors={name: _entry(name, value) for name, value in get(plain, "tensors", dict).items()},
+            tied={name: get(tied, name, str) for name in tied},
+            provenance=get(plain, "provenance", dict),
         )
         if not manifest._writes(text):
-            raise CheckpointError("manifest: its text and its own digest or counts disagree; it was changed")
+            raise CheckpointError("its text and its own digest or counts disagree; it was changed")
         return manifest
 
     def _writes(self, text: str) -> bool:
@@ -179,72 +235,28 @@ class Manifest:
             return False
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder, from the first bytes of its packed file; no tensor is read.
-
-    A safetensors file starts with the length of its header (eight bytes, little-endian) and the header, JSON
-    whose ``__metadata__`` holds the manifest.
-
-    Raises:
-        CheckpointError: there is no such file, or it does not start like that; names the file.
-    """
-    path = folder / PACKED
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if length < path.stat().st_size else b""
-        plain = _load(header.decode())
-        return Manifest.parse(_get(_get(plain, "__metadata__", dict), "sigprune", str))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: no such file; expected a folder that save() or run() wrote"
-        ) from error
-    except KeyError as error:
-        raise CheckpointError(f"{path}: its header has no {error}; sigprune did not write it") from error
-    except (CheckpointError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _dump(plain: Mapping[str, Plain]) -> str:
-    try:
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"manifest: expected plain, finite JSON values, got {error}") from error
-
-
-def _load(text: str) -> dict[str, Plain]:
-    try:
-        plain = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"manifest: expected JSON, got {text[:40]!r}... ({error})") from error
-    if not isinstance(plain, dict):
-        raise CheckpointError(f"manifest: expected a JSON object, got {type(plain).__name__}")
-    return cast("dict[str, Plain]", plain)
-
-
-def _get(plain: Mapping[str, Plain], key: str, kind: type[T]) -> T:
-    value = plain[key]
-    if not isinstance(value, kind):
-        raise CheckpointError(f"manifest: {key}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
 def _entry(name: str, plain: Plain) -> Entry:
-    if not isinstance(plain, dict) or plain.keys() - {"kept"} != {"shape", "dtype", "digest"}:
+    where = f"tensor {name}"
+    fields = set(plain) if isinstance(plain, dict) else set()
+    if not isinstance(plain, dict) or fields not in (_DENSE, _DENSE | _MASKED):
         raise CheckpointError(
-            f"manifest: tensor {name}: expected shape, dtype, digest and perhaps kept, got {plain!r}"
+            f"{where}: expected {', '.join(sorted(_DENSE))}, and for a masked one "
+            f"{', '.join(sorted(_MASKED))}, got {plain!r}"
         )
-    shape = _get(plain, "shape", list)
-    if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+    shape = get(plain, "shape", list)
+    sizes = len(shape) <= _RANK and all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    if not sizes or math.prod(shape) >= 2**63:
         raise CheckpointError(
-            f"manifest: tensor {name}: expected a shape of non-negative integers, got {shape}"
+            f"{where}: expected at most {_RANK} non-negative sizes and less than 2^63 entries, "
+            f"got {str(shape)[:200]}"
         )
-    kept = plain.get("kept")
-    entry = Entry(
-        tuple(shape), _get(plain, "dtype", str), _get(plain, "digest", str), cast("int | None", kept)
-    )
-    if kept is not None and not (type(kept) is int and 0 <= kept <= entry.total):
-        raise CheckpointError(
-            f"manifest: tensor {name}: expected 0 to {entry.total} kept entries, got {kept!r}"
-        )
-    return entry
+    entry = Entry(tuple(shape), get(plain, "dtype", str), get(plain, "digest", str))
+    if fields == _DENSE:
+        return entry
+    kept, parts = plain["kept"], get(plain, "parts", dict)
+    if type(kept) is not int or not 0 <= kept <= entry.total:
+        raise CheckpointError(f"{where}: expected 0 to {entry.total} kept entries, got {kept!r}")
+    if "" not in parts:
+        raise CheckpointError(f"{where}: its parts lack the main one, got {sorted(parts)}")
+    digests = {suffix: get(parts, suffix, str) for suffix in parts}
+    return replace(entry, masked=Masked(kept, get(plain, "codec", str), get(plain, "bits", str), digests))

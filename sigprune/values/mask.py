@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -103,13 +104,10 @@ class Mask:
         }
 
     def digest(self) -> str:
-        """SHA-256 over names, shapes and packed bits (little-endian bit order), in the order of the names."""
-        sha = hashlib.sha256()
-        for name in sorted(self.keep):
-            tensor = self.keep[name]
-            sha.update(f"{name}|{tuple(tensor.shape)}|".encode())
-            sha.update(pack_bits(tensor).tobytes())
-        return sha.hexdigest()
+        """:func:`digest_of_bits` of its tensors, whatever their order."""
+        return digest_of_bits({
+            name: (tuple(tensor.shape), fingerprint_of_bits(tensor)) for name, tensor in self.keep.items()
+        })
 
     def apply_(self, tensors: Tensors) -> None:
         """Set the removed entries of the named tensors to +0.0, in place (NaN among the kept ones stays).
@@ -157,6 +155,25 @@ class Mask:
         different = sorted(self.keep.keys() ^ other.keep.keys())
         if different:
             raise BadInput(f"masks of different weights: {different[0]} is in only one of them")
+
+
+def digest_of_bits(masks: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
+    """SHA-256 of a mask from those of its tensors, so that no two tensors need to be in memory together.
+
+    Args:
+        masks: name -> shape, and SHA-256 of the tensor's packed bits.
+
+    Returns:
+        SHA-256 of the canonical JSON (sorted keys, no blanks, ASCII) of ``{name: [[sizes], SHA-256]}``.
+    """
+    plain = {name: [list(shape), bits] for name, (shape, bits) in masks.items()}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint_of_bits(keep: Tensor) -> str:
+    """SHA-256 of :func:`pack_bits` of a boolean tensor."""
+    return hashlib.sha256(pack_bits(keep).data).hexdigest()
 
 
 def pack_bits(keep: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

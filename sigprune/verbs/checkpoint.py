@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
 from torch import Tensor, nn
 
-from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
 from sigprune.base.family import Plain, Step
 from sigprune.base.folders import new_folder
 from sigprune.base.tensors import Tensors
 from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
-from sigprune.values.manifest import PACKED, Manifest
+from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
+from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
-from sigprune.verbs.packing import pack, stored, unpack, zeroed
-
-CONFIG, DENSE = "config.json", "model.safetensors"
-
-
-class Reader(Protocol):
-    """What is used of an open file (safetensors has no types)."""
-
-    def offset_keys(self) -> list[str]:
-        """The tensors' names, in the order of the file."""
-
-    def get_tensor(self, name: str) -> Tensor:
-        """One of them."""
+from sigprune.verbs.files import MOST, reading
+from sigprune.verbs.locating import CONFIG, packed_folder
+from sigprune.verbs.packing import names_in_file, unpack, zeroed
+from sigprune.verbs.writing import DenseWriter, PackedWriter
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +49,15 @@ def save(
     *,
     codec: str | Step | ModuleType = "bitmask",
     extra: Mapping[str, Plain] | None = None,
+    most: int = MOST,
 ) -> dict[str, dict[str, Plain]]:
     """Write a masked model as a folder that plain timm or transformers load, and packed for sigprune.
 
     ``config.json`` is the library's own. ``model.safetensors`` holds every tensor dense, removed entries
     +0.0, under its state-dict name, tied copies once. ``model.sparse.safetensors`` holds masked tensors as
-    the codec packs them, all others as they are, and the manifest. Equal models give equal bytes.
+    the codec packs them, all others as they are, and the manifest (docs/format.md). Models larger than
+    ``most`` come as numbered files with an index, but for the dense file of timm, which reads one file only.
+    Equal models give equal bytes.
 
     Args:
         folder: a new or empty folder; it appears when everything is written, and not at all on any failure.
@@ -73,10 +65,11 @@ def save(
         mask: what was removed; tensors that it does not name are stored dense.
         codec: how masked tensors are packed.
         extra: plain values for the manifest's provenance: recipe, digest of the recipe, versions.
+        most: bytes of tensors in one file.
 
     Returns:
         File name -> its size in ``bytes`` and its ``sha256``. Cost: a few passes over the tensors; memory:
-        the packed tensors, and for a model on another device one copy of it.
+        what one file holds.
 
     Raises:
         MaskViolated: an entry that the mask removed is not zero.
@@ -98,37 +91,46 @@ def save(
     expect_view(view)
     tensors, tied = stored(view.module)
     mask.check(tensors)
+    adapter = adapters.get(view.library)
     with new_folder(folder) as staging:
-        adapters.get(view.library).write_config(view.module, staging)
-        dense = {name: zeroed(tensor, mask.keep.get(name)) for name, tensor in tensors.items()}
-        choice = codecs.choose(codec)
-        packed, entries = pack(dense, mask, choice)
-        manifest = Manifest(
-            choice.name, view.library, view.architecture, entries, tied, mask.digest(), dict(extra or {})
+        adapter.write_config(view.module, staging)
+        provenance = dict(extra or {})
+        packed = PackedWriter(
+            staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), most
         )
-        # One metadata key at most: safetensors writes several in an order that changes from call to call.
-        _write(packed, staging / PACKED, {"sigprune": manifest.to_json()})
-        _write(dense, staging / DENSE, {"format": "pt"})
+        dense = DenseWriter(staging, most if adapter.SHARDED else None)
+        for name, tensor in tensors.items():
+            keep = mask.keep.get(name)
+            values = zeroed(tensor, keep)
+            packed.add(name, values, keep)
+            dense.add(name, values)
+        packed.close()
+        dense.close()
         return {path.name: _facts(path) for path in sorted(staging.iterdir())}
 
 
-def load(ref: str | Path, *, revision: str | None = None, into: nn.Module | None = None) -> SparseCheckpoint:
-    """Read the packed file of a folder that :func:`save` wrote, and build its model.
+def load(
+    ref: str | Path, *, revision: str | None = None, into: nn.Module | None = None, verify: bool = False
+) -> SparseCheckpoint:
+    """Read a packed model from a folder or from the Hub, and build it.
 
-    Every name, shape, dtype, digest and count is checked before a model is touched. No pickle is read.
+    Every name, shape, dtype and count and the digests of all stored bytes are checked. No pickle is read.
 
     Args:
-        ref: a local folder.
-        revision: for Hub repositories only, which are not read here: download one first.
+        ref: a local folder, or a repository ``user/repo[@revision]``, of which ``config.json`` and the
+            packed files are fetched.
+        revision: branch, tag or commit of a repository.
         into: fill this model in place, instead of building one from ``config.json``. Its tensors must have
-            the shapes, dtypes and ties that were saved.
+            the shapes, dtypes and ties that were saved; it is not touched unless everything is in order.
+        verify: check the digests of the decoded tensors and masks too, about a second for 2 GB.
 
     Returns:
-        Model, mask and manifest. Cost: one pass over the dense tensors; memory: two models.
+        Model, mask and manifest. Cost: one pass over the dense tensors; memory: the model, its mask and one
+        tensor; with ``into`` two models.
 
     Raises:
         CheckpointError: a file is missing, damaged or not what it says; names the file and the tensor.
-        BadInput: ``revision`` with a local folder.
+        BadInput: a revision of a local folder, or a repository that cannot be reached.
 
     Example:
         >>> import tempfile
@@ -142,75 +144,88 @@ def load(ref: str | Path, *, revision: str | None = None, into: nn.Module | None
     """
     if into is not None and not isinstance(into, nn.Module):
         raise BadInput(f"into: expected a torch.nn.Module, got {type(into).__name__}")
-    folder = local_folder(ref, revision)
-    with reading(folder / PACKED) as (manifest, file):
-        tensors, mask = unpack(manifest, file.offset_keys(), file.get_tensor)
-        model = _rebuilt(folder, manifest) if into is None else into
-        _fill_(model, tensors, manifest, keep_tensors=into is None)
-    order = [name for name in model.state_dict() if name in mask.keep]
-    return SparseCheckpoint(model.eval(), Mask({name: mask.keep[name] for name in order}), manifest)
+    folder = packed_folder(ref, revision, config=into is None)
+    shards = read_manifests(folder)
+    manifest = Manifest.union(list(shards.values()))
+    model = _rebuilt(folder, manifest) if into is None else into
+    slots = model.state_dict(keep_vars=True)
+    with in_checkpoint(str(folder / (PACKED if PACKED in shards else PACKED_INDEX))):
+        _expect_fit(model, slots, manifest, any_dtype=into is None)
+    keep: Tensors = {}
+    waiting: Tensors = {}
+    for name, tensor, own in unpacked(folder, shards, verify=verify):
+        if own is not None:
+            keep[name] = own
+        if into is None:
+            slots[name].data = tensor
+        else:
+            waiting[name] = tensor
+    with torch.no_grad():
+        for name, tensor in waiting.items():
+            slots[name].copy_(tensor)
+    # One Parameter object under all its names keeps tied tensors tied.
+    tied = {alias: slots[name] for alias, name in manifest.tied.items() if slots[alias] is not slots[name]}
+    model.load_state_dict(tied, strict=False, assign=True)
+    return SparseCheckpoint(
+        model.eval(), Mask({name: keep[name] for name in slots if name in keep}), manifest
+    )
 
 
-def _write(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
-    storages: set[int] = set()
-    own: Tensors = {}
-    for name, tensor in tensors.items():
-        # Different views of one storage are stored one by one; safetensors would refuse them.
-        place = tensor.untyped_storage().data_ptr()
-        own[name] = tensor.clone() if place in storages else tensor
-        storages.add(place)
-    try:
-        save_file(own, path, metadata)
-    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise BadInput(f"{path.name}: these tensors cannot be stored as safetensors: {error}") from error
-    # safetensors makes files that only their owner can read; give them the permissions of any new file.
-    path.chmod(path.parent.stat().st_mode & 0o666)
+def unpacked(
+    folder: Path, shards: Mapping[str, Manifest], *, verify: bool = False
+) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Name, dense tensor and mask of every tensor of a packed model, one at a time.
+
+    Args:
+        folder: where the files are.
+        shards: what :func:`~sigprune.values.packed.read_manifests` found there.
+        verify: as for :func:`load`.
+
+    Raises:
+        CheckpointError: a file is not what its manifest says; names file and tensor.
+    """
+    for file_name, manifest in shards.items():
+        with reading(folder / file_name) as file:
+            expected = names_in_file(manifest.tensors)
+            for name in sorted(expected.keys() ^ set(file.offset_keys())):
+                missing = "missing from the file" if name in expected else "not in the manifest"
+                raise CheckpointError(f"{name}: {missing}")
+            for name, entry in manifest.tensors.items():
+                yield name, *unpack(name, entry, file, verify=verify)
+
+
+def stored(module: nn.Module) -> tuple[Tensors, dict[str, str]]:
+    """Every tensor of the state dict once, and tied name -> the name that it is stored under.
+
+    Raises:
+        BadInput: an entry is no tensor, or a tensor that is sparse or on the meta device.
+    """
+    tensors: Tensors = {}
+    tied: dict[str, str] = {}
+    first: dict[object, str] = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+            raise BadInput(
+                f"{name}: expected a dense tensor with values, got {_kind(value)}; it cannot be stored"
+            )
+        place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+        canonical = first.setdefault(place if value.numel() else name, name)
+        if canonical == name:
+            tensors[name] = value
+        else:
+            tied[name] = canonical
+    return tensors, tied
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return "a tensor on the meta device" if value.is_meta else f"a tensor of layout {value.layout}"
 
 
 def _facts(path: Path) -> dict[str, Plain]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def local_folder(ref: str | Path, revision: str | None) -> Path:
-    """The folder that a reference names.
-
-    Raises:
-        CheckpointError: there is none; says how to get it if it may be a repository.
-        BadInput: a revision of a folder.
-    """
-    folder = Path(ref)
-    if folder.is_file():
-        raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
-    if not folder.is_dir():
-        at = f" --revision {revision}" if revision else ""
-        raise CheckpointError(
-            f"{ref}: no such folder; a Hub repository is downloaded first: "
-            f"hf download {ref}{at} --local-dir FOLDER, then load FOLDER"
-        )
-    if revision is not None:
-        raise BadInput(f"{ref}: a local folder has no revisions; leave out revision={revision!r}")
-    return folder
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[tuple[Manifest, Reader]]:
-    """The file, open, and its manifest; every complaint names the file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield _manifest(file.metadata() or {}), cast("Reader", file)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: no such file; expected a folder that sigprune's save() wrote"
-        ) from error
-    except (CheckpointError, SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _manifest(metadata: Mapping[str, str]) -> Manifest:
-    if set(metadata) != {"sigprune"}:
-        raise CheckpointError(f"expected one metadata entry 'sigprune', got {sorted(metadata)}")
-    return Manifest.parse(metadata["sigprune"])
 
 
 def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
@@ -235,35 +250,23 @@ def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     return model
 
 
-def _fill_(model: nn.Module, tensors: Tensors, manifest: Manifest, *, keep_tensors: bool) -> None:
-    """Give the model its tensors: as they are (``keep_tensors``), else copied into its own."""
-    slots = model.state_dict(keep_vars=True)
-    for name in sorted(slots.keys() ^ (tensors.keys() | manifest.tied.keys())):
+def _expect_fit(
+    model: nn.Module, slots: Mapping[str, Tensor], manifest: Manifest, *, any_dtype: bool
+) -> None:
+    """Make sure that the model has the names, shapes and ties of the file before any tensor is read."""
+    for name in sorted(slots.keys() ^ (manifest.tensors.keys() | manifest.tied.keys())):
         lacking = "file" if name in slots else "model"
         raise CheckpointError(
             f"{name}: the {lacking} lacks it; file and model are of different architectures"
         )
-    for name, tensor in tensors.items():
-        _fits(name, slots[name], tensor, keep_tensors)
-    if not keep_tensors and stored(model)[1] != manifest.tied:
+    for name, entry in manifest.tensors.items():
+        slot = slots[name]
+        if tuple(slot.shape) != entry.shape or not (any_dtype or slot.dtype is entry.torch_dtype):
+            raise CheckpointError(
+                f"{name}: the model expects {slot.dtype} {tuple(slot.shape)}, "
+                f"the file holds {entry.dtype} {entry.shape}"
+            )
+    if not any_dtype and stored(model)[1] != manifest.tied:
         raise CheckpointError(
             f"the given model does not tie the tensors that were tied: {dict(manifest.tied)}"
         )
-    # One Parameter object under all its names keeps tied tensors tied.
-    filled = {name: _like(slots[name], tensor) for name, tensor in tensors.items()}
-    filled |= {alias: filled[name] for alias, name in manifest.tied.items()}
-    model.load_state_dict(filled, strict=True, assign=keep_tensors)
-
-
-def _fits(name: str, slot: Tensor, tensor: Tensor, any_dtype: bool) -> None:
-    if slot.shape != tensor.shape or not (any_dtype or slot.dtype is tensor.dtype):
-        raise CheckpointError(
-            f"{name}: the model expects {slot.dtype} {tuple(slot.shape)}, "
-            f"the file holds {tensor.dtype} {tuple(tensor.shape)}"
-        )
-
-
-def _like(slot: Tensor, tensor: Tensor) -> Tensor:
-    if not isinstance(slot, nn.Parameter):
-        return tensor
-    return nn.Parameter(tensor, requires_grad=slot.requires_grad)

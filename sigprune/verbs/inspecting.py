@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sigprune.base.family import Plain
-from sigprune.values.manifest import PACKED, Manifest
-from sigprune.verbs.checkpoint import local_folder, reading
+from sigprune.values.manifest import Manifest
+from sigprune.values.packed import read_manifest
+from sigprune.verbs.locating import local_folder
 
 
 def inspect(folder: str | Path) -> dict[str, Plain]:
@@ -19,13 +20,12 @@ def inspect(folder: str | Path) -> dict[str, Plain]:
     Raises:
         CheckpointError: there is no packed file, or its header or manifest is damaged.
     """
-    path = local_folder(folder, None) / PACKED
-    with reading(path) as (manifest, _):
-        pass
+    folder = local_folder(folder, None)
+    manifest = read_manifest(folder)
     return {
         "library": manifest.library,
         "architecture": manifest.architecture,
-        "codec": manifest.codec,
+        "codec": ", ".join(manifest.codecs),
         "sparsity": manifest.sparsity,
         "kept": manifest.kept,
         "total": manifest.total,
@@ -34,9 +34,7 @@ def inspect(folder: str | Path) -> dict[str, Plain]:
         "tied": dict(manifest.tied),
         "layers": _layers(manifest),
         "files": {
-            str(p.relative_to(path.parent)): p.stat().st_size
-            for p in sorted(path.parent.rglob("*"))
-            if p.is_file()
+            str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
         },
         "provenance": dict(manifest.provenance),
     }

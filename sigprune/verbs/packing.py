@@ -1,43 +1,29 @@
-"""Packing: named tensors and a mask as the tensors of one file, and back with every bit accounted for."""
+"""Packing: a tensor and its mask as the parts that a file holds, and back with every bit accounted for."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName
+from sigprune.base.errors import BadInput, CheckpointError, UnknownName, in_checkpoint
 from sigprune.base.family import Choice
 from sigprune.base.tensors import Tensors
 from sigprune.families.codecs import Codec, codecs
 from sigprune.values.bits import as_integers
-from sigprune.values.manifest import Entry, Manifest
-from sigprune.values.mask import Mask
+from sigprune.values.manifest import Entry, Masked
+from sigprune.values.mask import fingerprint_of_bits
 
 
-def stored(module: nn.Module) -> tuple[Tensors, dict[str, str]]:
-    """Every tensor of the state dict once, and tied name -> the name that it is stored under.
+class Parts(Protocol):
+    """Where stored parts come from: an open file."""
 
-    Raises:
-        BadInput: an entry is no tensor, or a tensor that is sparse or on the meta device.
-    """
-    tensors: Tensors = {}
-    tied: dict[str, str] = {}
-    first: dict[object, str] = {}
-    for name, value in module.state_dict().items():
-        if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
-            raise BadInput(
-                f"{name}: expected a dense tensor with values, got {_kind(value)}; it cannot be stored"
-            )
-        place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
-        canonical = first.setdefault(place if value.numel() else name, name)
-        if canonical == name:
-            tensors[name] = value
-        else:
-            tied[name] = canonical
-    return tensors, tied
+    def get_tensor(self, name: str) -> Tensor:
+        """The part of this name."""
 
 
 def zeroed(tensor: Tensor, keep: Tensor | None) -> Tensor:
@@ -50,67 +36,80 @@ def zeroed(tensor: Tensor, keep: Tensor | None) -> Tensor:
     return dense
 
 
-def pack(tensors: Tensors, mask: Mask, codec: Choice[Codec]) -> tuple[Tensors, dict[str, Entry]]:
-    """The file's tensors, and what the manifest says about them.
+def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec]) -> tuple[Tensors, Entry]:
+    """The parts of one tensor, by suffix, and what the manifest says about it.
+
+    The main part of a masked tensor is stored under the tensor's own name with one dimension more than the
+    tensor has, (1, ..., 1, n), so that no loader can mistake it for the tensor.
 
     Args:
-        tensors: on the CPU, contiguous, removed entries +0.0.
-        mask: over some of them.
-        codec: how those are packed; the others are stored as they are.
+        name: for messages.
+        tensor: on the CPU, contiguous, removed entries +0.0.
+        keep: its mask; None stores the tensor as it is.
+        codec: how a masked tensor is packed.
 
     Raises:
-        BadInput: two tensors would have one name in the file.
+        BadInput: the codec cannot pack this tensor under this mask.
     """
-    packed: Tensors = {}
-    entries: dict[str, Entry] = {}
-    for name, tensor in tensors.items():
-        keep = mask.keep.get(name)
-        parts = {"": tensor} if keep is None else codec.member.encode(tensor, keep, **codec.options)
-        for suffix, part in parts.items():
-            if name + suffix in packed or (suffix and name + suffix in tensors):
-                raise BadInput(f"{name + suffix}: two tensors would have this name in the packed file")
-            packed[name + suffix] = part
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        kept = None if keep is None else int(keep.sum())
-        entries[name] = Entry(tuple(tensor.shape), dtype, fingerprint(tensor), kept)
-    return packed, entries
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    entry = Entry(tuple(tensor.shape), dtype, fingerprint(tensor))
+    if keep is None:
+        return {"": tensor}, entry
+    try:
+        parts = codec.member.encode(tensor, keep, **codec.options)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from error
+    digests = {suffix: fingerprint(part) for suffix, part in parts.items()}
+    masked = Masked(int(keep.sum()), codec.name, fingerprint_of_bits(keep), digests)
+    return parts | {"": parts[""].reshape((1,) * tensor.dim() + (-1,))}, replace(entry, masked=masked)
 
 
-def unpack(manifest: Manifest, names: Collection[str], read: Callable[[str], Tensor]) -> tuple[Tensors, Mask]:
-    """The dense tensors and the mask, checked against the manifest.
+def unpack(name: str, entry: Entry, file: Parts, *, verify: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The dense tensor, on the CPU and in memory of its own, and its mask.
+
+    The bytes of every part are checked before they are decoded.
 
     Args:
-        manifest: what should be there.
-        names: of the tensors that are there.
-        read: gives one of them.
+        name: the tensor's.
+        entry: what the manifest says about it.
+        file: holds its parts under its name and their suffixes.
+        verify: check the digests of the dense tensor and of the mask too.
 
     Raises:
-        CheckpointError: names the tensor that is missing, stray, or not what the manifest says.
+        CheckpointError: something is not what the manifest says; names the tensor.
     """
-    codec, suffixes = _codec(manifest.codec)
-    parts = {name: suffixes if e.kept is not None else ("",) for name, e in manifest.tensors.items()}
-    expected = {name + suffix for name, own in parts.items() for suffix in own}
-    for name in sorted(expected ^ set(names)):
-        raise CheckpointError(
-            f"{name}: {'missing from the file' if name in expected else 'not in the manifest'}"
-        )
-    tensors: Tensors = {}
-    keep: Tensors = {}
-    for name, entry in manifest.tensors.items():
-        found = {suffix: read(name + suffix) for suffix in parts[name]}
-        try:
-            if entry.kept is None:
-                # A copy: the file's own memory is mapped, and would change with the file.
-                tensors[name] = found[""].clone()
-            else:
-                tensors[name], keep[name] = codec.decode(found, entry.shape, entry.torch_dtype)
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}") from error
-        _compare(name, entry, tensors[name], keep.get(name))
-    mask = Mask(keep)
-    if mask.digest() != manifest.mask_digest:
-        raise CheckpointError(f"mask: expected digest {manifest.mask_digest}, got {mask.digest()}")
-    return tensors, mask
+    with in_checkpoint(name):
+        if entry.masked is None:
+            # A copy: the file's own memory is mapped, and would change with the file.
+            dense, keep = (
+                file.get_tensor(name).detach().cpu().clone(memory_format=torch.contiguous_format),
+                None,
+            )
+            _expect_form(entry, dense)
+            _expect_digest("its bytes", dense, entry.digest)
+        else:
+            dense, keep = _decoded(name, entry, entry.masked, file)
+            _expect_form(entry, dense)
+            if verify:
+                _expect_digest("its dense values", dense, entry.digest)
+                if fingerprint_of_bits(keep) != entry.masked.bits:
+                    raise CheckpointError("its mask does not have the digest in the manifest")
+    return dense, keep
+
+
+def names_in_file(tensors: Mapping[str, Entry]) -> dict[str, tuple[str, str]]:
+    """Name of each stored part -> its tensor and suffix.
+
+    Raises:
+        CheckpointError: two parts would have one name.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, entry in tensors.items():
+        for suffix in ("",) if entry.masked is None else entry.masked.parts:
+            if name + suffix in found:
+                raise CheckpointError(f"{name + suffix}: two tensors would have this name in the packed file")
+            found[name + suffix] = (name, suffix)
+    return found
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -118,31 +117,43 @@ def fingerprint(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
-def _codec(name: str) -> tuple[Codec, tuple[str, ...]]:
+def _decoded(name: str, entry: Entry, masked: Masked, file: Parts) -> tuple[Tensor, Tensor]:
+    codec, own = _codec(masked.codec)
+    if masked.parts.keys() != own:
+        raise CheckpointError(
+            f"codec {masked.codec} has the parts {sorted(own)}, the manifest names {sorted(masked.parts)}"
+        )
+    parts: dict[str, Tensor] = {}
+    for suffix, digest in masked.parts.items():
+        part = file.get_tensor(name + suffix).detach().cpu()
+        lead = (1,) * len(entry.shape) if suffix == "" else ()
+        if part.dtype is not torch.uint8 or part.shape != (*lead, part.numel()):
+            raise CheckpointError(
+                f"part {suffix!r}: expected bytes of the shape ({'1, ' * len(lead)}n), "
+                f"got {part.dtype} {tuple(part.shape)}"
+            )
+        parts[suffix] = part.reshape(-1)
+        _expect_digest(f"the bytes of part {suffix!r}", parts[suffix], digest)
+    return codec.decode(parts, entry.shape, entry.torch_dtype, masked.kept)
+
+
+def _codec(name: str) -> tuple[Codec, frozenset[str]]:
     try:
-        return codecs.get(name), tuple(codecs.read(name).facts["SUFFIXES"].split())
+        return codecs.get(name), frozenset(("", *codecs.read(name).facts["SUFFIXES"].split()))
     except UnknownName as error:
         raise CheckpointError(
             f"{error}; install the package that brings this codec, or upgrade sigprune"
         ) from error
 
 
-def _compare(name: str, entry: Entry, tensor: Tensor, keep: Tensor | None) -> None:
+def _expect_form(entry: Entry, tensor: Tensor) -> None:
     if tuple(tensor.shape) != entry.shape or tensor.dtype is not entry.torch_dtype:
         raise CheckpointError(
-            f"{name}: the manifest says {entry.dtype} {entry.shape}, "
+            f"the manifest says {entry.dtype} {entry.shape}, "
             f"the file holds {tensor.dtype} {tuple(tensor.shape)}"
         )
-    kept = None if keep is None else int(keep.sum())
-    if kept != entry.kept:
-        raise CheckpointError(f"{name}: the manifest says {entry.kept} kept entries, the file holds {kept}")
-    if fingerprint(tensor) != entry.digest:
-        raise CheckpointError(
-            f"{name}: its bytes do not have the digest in the manifest; the file is damaged"
-        )
 
 
-def _kind(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return "a tensor on the meta device" if value.is_meta else f"a tensor of layout {value.layout}"
+def _expect_digest(what: str, tensor: Tensor, digest: str) -> None:
+    if fingerprint(tensor) != digest:
+        raise CheckpointError(f"{what} do not have the digest in the manifest; the file is damaged")

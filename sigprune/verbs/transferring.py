@@ -7,15 +7,13 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from sigprune.base.errors import BadInput, CheckpointError
-from sigprune.families.adapters._hub import fetch
+from sigprune.base.errors import BadInput
 from sigprune.values.batch import BatchLike
-from sigprune.values.manifest import PACKED
 from sigprune.values.mask import Mask
+from sigprune.values.packed import read_manifests
 from sigprune.values.view import View, expect_view
-from sigprune.verbs.checkpoint import local_folder, reading
-from sigprune.verbs.opening import split_ref
-from sigprune.verbs.packing import unpack
+from sigprune.verbs.checkpoint import unpacked
+from sigprune.verbs.locating import packed_folder
 from sigprune.verbs.pruning import Method, StepLike, rescore
 
 
@@ -33,21 +31,9 @@ def load_mask(ref: str | Path) -> Mask:
         CheckpointError: a file is missing, damaged or not what it says.
         BadInput: neither a folder nor a repository that can be reached.
     """
-    with reading(_packed(str(ref))) as (manifest, file):
-        return unpack(manifest, file.offset_keys(), file.get_tensor)[1]
-
-
-def _packed(ref: str) -> Path:
-    """Where the packed file is."""
-    if Path(ref).exists():
-        return local_folder(ref, None) / PACKED
-    reference = split_ref(ref)
-    if reference.kind != "hub":
-        raise BadInput(f"{ref}: a mask comes from a folder or a repository (user/repo) that sigprune wrote")
-    path = fetch(reference.name, PACKED, reference.revision, ref)
-    if path is None:
-        raise CheckpointError(f"{ref}: the repository has no {PACKED}: sigprune did not write it")
-    return path
+    folder = packed_folder(ref, config=False)
+    masks = ((name, keep) for name, _, keep in unpacked(folder, read_manifests(folder)))
+    return Mask({name: keep for name, keep in masks if keep is not None})
 
 
 def transfer(

@@ -20,13 +20,17 @@ from torch import Tensor, nn
 from sigprune.base.errors import BadInput, CheckpointError, FolderExists, MaskViolated
 from sigprune.base.seeds import generator
 from sigprune.values.bits import as_integers
-from sigprune.values.manifest import Entry, Manifest
-from sigprune.values.mask import Mask
+from sigprune.values.manifest import Entry, Manifest, Masked
+from sigprune.values.mask import Mask, digest_of_bits
+from sigprune.values.packed import PACKED
 from sigprune.values.view import View
-from sigprune.verbs.checkpoint import DENSE, PACKED, SparseCheckpoint, load, save
+from sigprune.verbs.checkpoint import SparseCheckpoint, load, save
 from sigprune.verbs.inspecting import inspect
 from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.packing import fingerprint
 from sigprune.verbs.pruning import apply_, prune
+from sigprune.verbs.transferring import load_mask
+from sigprune.verbs.writing import DENSE
 
 LIBRARIES = {
     "timm:test_vit": {"num_classes": 5},
@@ -75,9 +79,13 @@ class Tied(nn.Module):
         return self.second(self.norm(self.first(x)))
 
 
-def pruned(model: nn.Module, sparsity: float = 0.75) -> tuple[View, Mask]:
+def pruned(
+    model: nn.Module, sparsity: float = 0.75, *, pattern: str = "unstructured", biases: bool = False
+) -> tuple[View, Mask]:
     view = describe(model.eval())
-    mask = prune(view, sparsity=sparsity, score="magnitude")
+    if biases:
+        view = view.select(biases=True)
+    mask = prune(view, sparsity=sparsity, score="magnitude", pattern=pattern)
     apply_(view, mask)
     return view, mask
 
@@ -199,7 +207,7 @@ def test_the_files_say_what_they_are(saved: Path) -> None:
         assert file.metadata() == {"format": "pt"}
     with safe_open(saved / PACKED, framework="pt") as file:
         assert set(file.metadata()) == {"sigprune"}
-        assert set(file.keys()) == {"weight_sparse_values", "weight_sparse_bits", "bias"}
+        assert set(file.keys()) == {"weight", "weight_sparse_bits", "bias"}
         text = file.metadata()["sigprune"]
     assert json.loads(text)["provenance"] == {"recipe_digest": "abc"}
     assert Manifest.parse(text).to_json() == text
@@ -305,9 +313,16 @@ def entry(metadata: dict[str, str], name: str, **fields: object) -> None:
 
 
 def reshape(metadata: dict[str, str], name: str, *shape: int) -> None:
-    total = math.prod(shape)
-    relabel(metadata, total=total, sparsity=1 - json.loads(metadata["sigprune"])["kept"] / total)
+    total, own = math.prod(shape), json.loads(metadata["sigprune"])
+    mask = digest_of_bits({name: (shape, own["tensors"][name]["bits"])})
+    relabel(metadata, total=total, sparsity=1 - own["kept"] / total, mask=mask)
     entry(metadata, name, shape=list(shape))
+
+
+def repart(metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Give the parts of "weight" the digests that they have."""
+    parts = {s: fingerprint(tensors[f"weight{s}"]) for s in ("", "_sparse_bits")}
+    entry(metadata, "weight", parts=parts)
 
 
 LIES = {
@@ -317,22 +332,31 @@ LIES = {
     "bias: the manifest says float32": lambda t, _: t.update(bias=torch.ones(4)),
     "says float32 .3,., the file holds torch.float16": lambda t, _: t.update(bias=t["bias"].half()),
     "bias: its bytes do not have the digest": lambda t, _: t["bias"].add_(1e-7),
-    "weight: expected": lambda t, _: t.update(weight_sparse_values=t["weight_sparse_values"][1:].clone()),
-    "weight: stray mask bits": lambda t, _: t["weight_sparse_bits"][-1].add_(128),
-    "weight: its bytes do not": lambda t, _: t["weight_sparse_values"].neg_(),
-    "weight: expected 3 mask bytes": lambda _, m: reshape(m, "weight", 3, 6),
-    "mask bytes for shape .9007199254740992": lambda _, m: reshape(m, "weight", 2**53, 2**53),
-    "mask: expected digest [0-9a-f]+, got": lambda _, m: reshape(m, "weight", 5, 3),
-    "non-negative integers": lambda _, m: entry(m, "weight", shape=[-3, -5]),
-    "perhaps kept": lambda _, m: entry(m, "weight", colour="red"),
+    "weight: part '': expected bytes of the shape": lambda t, _: t.update(weight=t["weight"][0].clone()),
+    "bytes of part '_sparse_bits'": lambda t, _: t["weight_sparse_bits"][0].bitwise_xor_(1),
+    "bytes of part ''": lambda t, _: t["weight"].neg_(),
+    "weight: expected 4 values": lambda t, m: (
+        t.update(weight=t["weight"][:, :, 4:].clone()),
+        repart(m, t),
+    ),
+    "weight: stray mask bits": lambda t, m: (t["weight_sparse_bits"][-1].add_(128), repart(m, t)),
+    "less than 2.63 entries": lambda _, m: reshape(m, "weight", 2**53, 2**53),
+    "weight: the model expects": lambda _, m: reshape(m, "weight", 5, 3),
+    "non-negative sizes": lambda _, m: entry(m, "weight", shape=[-3, -5]),
+    "for a masked one bits, codec, kept, parts": lambda _, m: entry(m, "weight", colour="red"),
+    "parts lack the main one": lambda _, m: entry(m, "weight", parts={}),
+    "the manifest names": lambda t, m: (
+        t.pop("weight_sparse_bits"),
+        entry(m, "weight", parts={"": "0"}),
+    ),
     "kept entries, got 99": lambda _, m: entry(m, "weight", kept=99),
     "disagree": lambda _, m: entry(m, "weight", kept=5),
     "name of a torch dtype": lambda _, m: entry(m, "weight", dtype="nn"),
-    "mask: expected digest": lambda _, m: relabel(m, mask="0" * 64),
+    "digest or counts disagree": lambda _, m: relabel(m, mask="0" * 64),
     "expected schema 1, got 2": lambda _, m: relabel(m, schema=2),
-    "unknown codec 'zip'": lambda _, m: relabel(m, codec="zip"),
+    "unknown codec 'zip'": lambda _, m: entry(m, "weight", codec="zip"),
     "missing or unknown field 'colour'": lambda _, m: relabel(m, colour="red"),
-    "codec: expected str": lambda _, m: relabel(m, codec=3),
+    "codec: expected str": lambda _, m: entry(m, "weight", codec=3),
     "expected JSON": lambda _, m: m.update(sigprune="{"),
     "expected a JSON object": lambda _, m: m.update(sigprune="[]"),
     "expected one metadata entry": lambda _, m: m.update(other="1"),
@@ -350,6 +374,15 @@ def test_a_lie_is_named(saved: Path, message: str) -> None:
     assert all(torch.equal(before[n], v) for n, v in bits(model).items())
 
 
+@pytest.mark.parametrize("shape", [(3, 6), (2**30, 2**30)])
+def test_a_shape_that_the_parts_do_not_fill_is_refused_before_memory_is_asked_for(
+    saved: Path, shape: tuple[int, ...]
+) -> None:
+    rewrite(saved, lambda _, m: reshape(m, "weight", *shape))
+    with pytest.raises(CheckpointError, match=f"weight: expected {(math.prod(shape) + 7) // 8} mask bytes"):
+        load_mask(saved)
+
+
 def test_moved_kept_bits_are_noticed(saved: Path) -> None:
     """The right number of bits in other places: caught by the digest, not by counting."""
 
@@ -361,8 +394,11 @@ def test_moved_kept_bits_are_noticed(saved: Path) -> None:
         tensors["weight_sparse_bits"].copy_(torch.tensor(packed, dtype=torch.uint8))
 
     rewrite(saved, move)
-    with pytest.raises(CheckpointError, match="weight: its bytes"):
+    with pytest.raises(CheckpointError, match="weight: the bytes of part '_sparse_bits'"):
         load(saved, into=nn.Linear(5, 3))
+    rewrite(saved, lambda t, m: repart(m, t))
+    with pytest.raises(CheckpointError, match="weight: its dense values"):
+        load(saved, into=nn.Linear(5, 3), verify=True)
 
 
 def test_another_architecture_is_named(saved: Path) -> None:
@@ -387,13 +423,13 @@ def test_into_fills_the_given_parameters(saved: Path) -> None:
 
 
 def test_missing_folders_files_and_revisions(tmp_path: Path, saved: Path) -> None:
-    with pytest.raises(CheckpointError, match="hf download user/repo --revision v1"):
-        load("user/repo", revision="v1")
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="expected a folder, or a repository"):
+        load(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="holds neither"):
         load(tmp_path)
     with pytest.raises(BadInput, match="no revisions"):
         load(saved, revision="main")
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="holds neither"):
         inspect(tmp_path)
 
 
@@ -433,7 +469,8 @@ def test_inspect_reads_the_header_alone(saved: Path) -> None:
 
 
 def test_manifest_counts_add_up() -> None:
-    entries = {"a": Entry((2, 3), "float32", "d", 2), "b": Entry((4,), "float32", "d")}
-    manifest = Manifest("bitmask", "torch", "Net", entries, {}, "m")
+    masked = Masked(2, "bitmask", "b", {"": "v", "_sparse_bits": "b"})
+    entries = {"a": Entry((2, 3), "float32", "d", masked), "b": Entry((4,), "float32", "d")}
+    manifest = Manifest("torch", "Net", entries, {})
     assert (manifest.kept, manifest.total, manifest.sparsity, manifest.masked) == (2, 6, 1 - 2 / 6, ("a",))
     assert Manifest.parse(manifest.to_json()) == manifest

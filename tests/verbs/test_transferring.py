@@ -81,10 +81,10 @@ def test_the_mask_of_a_checkpoint(found, tmp_path):
     assert load_mask(tmp_path / "there") == found
     with pytest.raises(BadInput, match="there is no such folder"):
         load_mask(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="a mask comes from a folder or a repository"):
+    with pytest.raises(BadInput, match="expected a folder that sigprune wrote, or a repository"):
         load_mask("timm:resnet18")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="holds neither"):
         load_mask(tmp_path / "empty")
 
 
@@ -115,7 +115,10 @@ def test_the_mask_of_a_repository(found, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     own, revised, plain, nothing = done.stdout.splitlines()
     assert own == revised == found.digest()
-    assert "has no model.sparse.safetensors: sigprune did not write it" in plain
+    assert (
+        "has neither model.sparse.safetensors nor model.safetensors.index.sparse.json: sigprune did not"
+        in plain
+    )
     assert "no such repository" in nothing
     fetched = {path.name for path in (tmp_path / "home").rglob("*.safetensors")}
     assert fetched == {"model.sparse.safetensors"}

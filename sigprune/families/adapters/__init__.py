@@ -23,7 +23,7 @@ class Adapter(Protocol):
     generators; ``build_pretrained(hub_id, revision, args)`` makes one with the weights of a Hub repository.
     ``describe(module)`` makes the view; it imports the library only if the module does.
     ``write_config(module, folder)`` writes the library's own ``config.json``; ``rebuild(folder)`` makes the
-    model from it, weights unset.
+    model from it, weights unset. ``SHARDED`` says whether the library reads weights from several files.
     """
 
     accepts: Callable[[nn.Module], bool]
@@ -33,6 +33,7 @@ class Adapter(Protocol):
     describe: Callable[[nn.Module], View]
     write_config: Callable[[nn.Module, Path], None]
     rebuild: Callable[[Path], nn.Module]
+    SHARDED: bool
 
 
 adapters: Family[Adapter] = Family(__name__, "adapter", "describe")

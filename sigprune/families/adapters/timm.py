@@ -26,6 +26,8 @@ from sigprune.families.adapters._sources import (
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
+SHARDED = False
+
 
 def accepts(module: nn.Module) -> bool:
     """Whether timm's factory made the module (it leaves ``pretrained_cfg`` on it)."""

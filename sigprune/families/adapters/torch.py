@@ -19,6 +19,7 @@ from sigprune.values.view import View, readonly
 
 IMAGE_SIZE = 32
 SEQUENCE = 16
+SHARDED = False
 
 
 def accepts(module: nn.Module) -> bool:

@@ -23,10 +23,14 @@ from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import HUB, folder_of, place_of, plain_name, unfit, weights_of
 from sigprune.values.batch import Batch
+from sigprune.values.manifest import SCHEMA
+from sigprune.values.packed import KEY
 from sigprune.values.view import View, readonly
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+SHARDED = True
 
 
 def accepts(module: nn.Module) -> bool:
@@ -159,12 +163,14 @@ def describe(module: nn.Module) -> View:
 def write_config(module: nn.Module, folder: Path) -> None:
     """Write ``config.json`` with ``architectures`` and ``dtype``, as ``from_pretrained`` wants it.
 
-    The model's own configuration object stays as it is.
+    Its ``quantization_config`` names the plug-in that decodes packed files (``variant="sparse"``). The
+    model's own configuration object stays as it is.
     """
     model = cast("PreTrainedModel", module)
     config = copy.deepcopy(model.config)
     config.architectures = [type(module).__name__]
     config.dtype = next(module.parameters()).dtype
+    config.quantization_config = {"quant_method": KEY, "schema": SCHEMA}
     config.save_pretrained(folder)
 
 
@@ -182,6 +188,9 @@ def rebuild(folder: Path) -> nn.Module:
 
 
 def _fresh(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    stored = vars(config).get("quantization_config")
+    if isinstance(stored, dict) and stored.get("quant_method") == KEY:
+        del config.quantization_config  # it says how files are stored, not what the model is
     model = kind(config)
     return model if config.dtype is None else model.to(config.dtype)
 

@@ -12,7 +12,7 @@ from sigprune.base.errors import CheckpointError
 from sigprune.values.bits import as_integers
 from sigprune.values.mask import pack_bits
 
-SUFFIXES = "_sparse_values _sparse_bits"
+SUFFIXES = "_sparse_bits"
 
 
 def encode(tensor: Tensor, keep: Tensor) -> dict[str, Tensor]:
@@ -21,11 +21,13 @@ def encode(tensor: Tensor, keep: Tensor) -> dict[str, Tensor]:
     Values (kept,) in the tensor's dtype, row-major; bits uint8 (ceil(n / 8),), entry i is bit (i mod 8) of
     byte (i div 8). Cost: one pass; memory beyond the result: one boolean per entry.
     """
-    values = as_integers(tensor.cpu())[keep.cpu()].view(tensor.dtype)
-    return {"_sparse_values": values, "_sparse_bits": torch.from_numpy(pack_bits(keep))}
+    values = as_integers(tensor.cpu())[keep.cpu()].view(torch.uint8)
+    return {"": values, "_sparse_bits": torch.from_numpy(pack_bits(keep))}
 
 
-def decode(parts: dict[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def decode(
+    parts: dict[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype, kept: int
+) -> tuple[Tensor, Tensor]:
     """The dense tensor and its mask, on the CPU.
 
     Nothing of the size of ``shape`` is allocated before the parts are known to fit it.
@@ -33,11 +35,13 @@ def decode(parts: dict[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype)
     Raises:
         CheckpointError: wrong number of bytes or values, stray bits after the last entry, another dtype.
     """
-    values, bits = parts["_sparse_values"], parts["_sparse_bits"]
+    values, bits = parts[""], parts["_sparse_bits"]
     keep = _unpack(bits, shape)
-    if values.dtype is not dtype or values.dim() != 1 or values.numel() != int(keep.sum()):
+    # a copy: bytes in a file need not lie where entries of the dtype may
+    values = values.clone().view(dtype)
+    if values.dtype is not dtype or values.dim() != 1 or values.numel() != kept or int(keep.sum()) != kept:
         raise CheckpointError(
-            f"expected {int(keep.sum())} values of {dtype}, "
+            f"expected {kept} values of {dtype}, "
             f"got shape {tuple(values.shape)} of {values.dtype}; the file is damaged"
         )
     dense = torch.zeros(shape, dtype=dtype)

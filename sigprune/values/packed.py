@@ -1,0 +1,232 @@
+"""The files of a packed model: their names, the index of several, and their headers (no tensor is read)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sigprune.base.canonical import get, load_object, signed
+from sigprune.base.errors import CheckpointError, in_checkpoint
+from sigprune.base.family import Plain
+from sigprune.values.manifest import SCHEMA, Manifest
+
+STEM, VARIANT = "model", "sparse"
+
+PACKED = f"{STEM}.{VARIANT}.safetensors"
+"""The one file of a packed model; what transformers reads for ``variant="sparse"``."""
+
+PACKED_INDEX = f"{STEM}.safetensors.index.{VARIANT}.json"
+"""The index of a packed model in several files; likewise."""
+
+KEY = "sigprune"
+"""The one entry of a packed file's metadata, and of its index's: a manifest, or an :class:`Index`."""
+
+_SHARD = re.compile(rf"{STEM}\.{VARIANT}-(\d{{5}})-of-(\d{{5}})\.safetensors")
+_LONGEST = 100_000_000
+"""Bytes of a header, as safetensors limits them; no index is longer either."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which files make a packed model.
+
+    Attributes:
+        shards: file name -> digest of the manifest that it carries.
+        mask_digest: digest of the mask of all of them.
+    """
+
+    shards: Mapping[str, str]
+    mask_digest: str
+
+    def to_json(self) -> str:
+        """Canonical JSON that carries its own digest."""
+        return signed({"schema": SCHEMA, "shards": dict(self.shards), "mask": self.mask_digest})
+
+    @classmethod
+    def parse(cls, text: str) -> Index:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            CheckpointError: it is something else, or names files that no packed model has.
+        """
+        plain = load_object(text)
+        if plain.keys() != {"schema", "shards", "mask", "digest"} or plain["schema"] != SCHEMA:
+            raise CheckpointError(
+                f"index: expected schema {SCHEMA}, shards, mask and digest, got {text[:80]!r}"
+            )
+        shards = get(plain, "shards", dict)
+        wanted = {shard_name(i, len(shards)) for i in range(1, len(shards) + 1)}
+        if shards.keys() != wanted or not shards:
+            odd = min(shards.keys() ^ wanted, default="no file")
+            raise CheckpointError(f"index: expected the files {shard_name(1, len(shards))}, ..., got {odd!r}")
+        index = cls({name: get(shards, name, str) for name in sorted(shards)}, get(plain, "mask", str))
+        if index.to_json() != text:
+            raise CheckpointError("index: its text and its own digest disagree; it was changed")
+        return index
+
+
+def shard_name(number: int, count: int) -> str:
+    """The file name of a packed model's shard (counted from 1), as transformers numbers them."""
+    return f"{STEM}.{VARIANT}-{number:05}-of-{count:05}.safetensors"
+
+
+def is_packed_file(name: str) -> bool:
+    """Whether files of this name belong to packed models."""
+    return name in {PACKED, PACKED_INDEX} or _SHARD.fullmatch(name) is not None
+
+
+def read_index(text: str) -> Index:
+    """The index in the text of a file named :data:`PACKED_INDEX`.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    metadata = load_object(text).get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
+        raise CheckpointError(f"{PACKED_INDEX}: its metadata have no {KEY!r}; sigprune did not write it")
+    return Index.parse(get(metadata, KEY, str))
+
+
+def manifest_in(metadata: Mapping[str, Plain]) -> Manifest:
+    """The manifest in a packed file's metadata.
+
+    Raises:
+        CheckpointError: there is none, or something else beside it.
+    """
+    if set(metadata) != {KEY}:
+        raise CheckpointError(f"expected one metadata entry {KEY!r}, got {sorted(metadata)}")
+    return Manifest.parse(get(metadata, KEY, str))
+
+
+def _fit(index: Index, shards: Mapping[str, Manifest]) -> None:
+    """Make sure that the files carry what the index expects, and are parts of one model."""
+    for name, digest in index.shards.items():
+        found = digest_of(shards[name])
+        if found != digest:
+            raise CheckpointError(f"{name}: the index expects the manifest {digest}, got {found}")
+    whole = Manifest.union([shards[name] for name in index.shards])
+    if whole.mask_digest != index.mask_digest:
+        raise CheckpointError(f"mask: the index expects {index.mask_digest}, got {whole.mask_digest}")
+
+
+def digest_of(manifest: Manifest) -> str:
+    """SHA-256 of the manifest's text."""
+    return hashlib.sha256(manifest.to_json().encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder, from the headers of its packed files; no tensor is read.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged; names the file.
+    """
+    return Manifest.union(list(read_manifests(folder).values()))
+
+
+def read_manifests(folder: Path) -> dict[str, Manifest]:
+    """Likewise, file by file: file name -> what it says of its own tensors."""
+    return manifests_from(
+        lambda name: _header(folder / name), lambda: _text(folder / PACKED_INDEX), str(folder)
+    )
+
+
+def manifests_from(
+    header: Callable[[str], Mapping[str, Plain] | None], index_text: Callable[[], str | None], place: str
+) -> dict[str, Manifest]:
+    """The manifests of a packed model's files, wherever they lie.
+
+    Args:
+        header: file name -> header of the safetensors file; None if there is no such file.
+        index_text: the text of the index; None if there is none.
+        place: what messages call the folder or repository.
+
+    Raises:
+        CheckpointError: there is no packed model, or it is damaged; names the file.
+    """
+    single, text = header(PACKED), None
+    if single is None:
+        text = index_text()
+        if text is None:
+            raise CheckpointError(
+                f"{place}: it holds neither {PACKED} nor {PACKED_INDEX}; expected what save(), run() or "
+                "convert wrote"
+            )
+    with in_checkpoint(place):
+        if single is not None:
+            return {PACKED: _manifest(PACKED, single)}
+        index = read_index(text or "")
+        manifests = {name: _manifest(name, header(name)) for name in index.shards}
+        _fit(index, manifests)
+    return manifests
+
+
+def manifest_in_file(path: Path) -> Manifest | None:
+    """The manifest that a safetensors file carries; None if it carries none.
+
+    Raises:
+        CheckpointError: the file is missing or damaged; names it.
+    """
+    header = _header(path)
+    if header is None:
+        raise CheckpointError(f"{path}: no such file")
+    metadata = header.get("__metadata__")
+    return _manifest(str(path), header) if isinstance(metadata, dict) and KEY in metadata else None
+
+
+def parse_header(start: bytes) -> dict[str, Plain]:
+    """The header of a safetensors file, from its first bytes.
+
+    A safetensors file starts with the length of its header (eight bytes, little-endian) and the header, JSON
+    whose ``__metadata__`` maps text to text.
+
+    Raises:
+        CheckpointError: it does not start like that.
+    """
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > min(_LONGEST, len(start) - 8):
+        raise CheckpointError(f"expected a header of {length} bytes, got {len(start)} bytes in all")
+    try:
+        return load_object(start[8 : 8 + length].decode())
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"its header is no UTF-8: {error}") from error
+
+
+def _manifest(name: str, header: Mapping[str, Plain] | None) -> Manifest:
+    if header is None:
+        raise CheckpointError(f"{name}: no such file, though the index names it; the model is incomplete")
+    with in_checkpoint(name):
+        metadata = header.get("__metadata__")
+        if not isinstance(metadata, dict):
+            raise CheckpointError("its header has no '__metadata__'; sigprune did not write it")
+        return manifest_in(metadata)
+
+
+def _header(path: Path) -> dict[str, Plain] | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            length = file.read(8)
+            return parse_header(length + file.read(min(int.from_bytes(length, "little"), _LONGEST)))
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(_LONGEST)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def to_index_file(index: Index, weight_map: Mapping[str, str], total_size: int) -> str:
+    """The text of the index file, which transformers reads too: metadata and tensor -> file."""
+    metadata: dict[str, Plain] = {"total_size": total_size, KEY: index.to_json()}
+    return json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"

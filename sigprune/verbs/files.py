@@ -1,0 +1,131 @@
+"""Files of tensors: safetensors alone, written whole, in as many files as their size asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, cast
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.base.tensors import Tensors
+
+MOST = 5 * 10**9
+"""Bytes of tensors in one file, unless a single tensor is larger."""
+
+
+class Reader(Protocol):
+    """What is used of an open file (safetensors has no types)."""
+
+    def offset_keys(self) -> list[str]:
+        """The tensors' names, in the order of the file."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        """One of them; its memory is the file's."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Reader]:
+    """The file, open; every complaint names it.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or the block raises one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield cast("Reader", file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (CheckpointError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+    """Write one file.
+
+    Raises:
+        BadInput: safetensors cannot hold these tensors.
+    """
+    storages: set[int] = set()
+    own: Tensors = {}
+    for name, tensor in tensors.items():
+        # Different views of one storage are stored one by one; safetensors would refuse them.
+        place = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if place in storages else tensor
+        storages.add(place)
+    try:
+        save_file(own, path, metadata)
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise BadInput(f"{path.name}: these tensors cannot be stored as safetensors: {error}") from error
+    # safetensors makes files that only their owner can read; give them the permissions of any new file.
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+class ShardWriter:
+    """Tensors in one file, or in numbered ones where they are larger than a file may be.
+
+    Memory: what one file holds.
+
+    Args:
+        folder: where the files go.
+        single: name of the file if one is enough.
+        numbered: (number from 1, count) -> name of one of several.
+        metadata: names of what was added to a file -> its metadata.
+        most: bytes of tensors in one file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        single: str,
+        numbered: Callable[[int, int], str],
+        metadata: Callable[[Sequence[str]], dict[str, str]],
+        *,
+        most: int = MOST,
+    ) -> None:
+        self._folder, self._single, self._numbered = folder, single, numbered
+        self._metadata, self._most = metadata, most
+        self._names: set[str] = set()
+        self._waiting: Tensors = {}
+        self._added: list[str] = []
+        self._bytes = 0
+        self._files: list[tuple[Path, list[str]]] = []
+        self.total_size = 0
+
+    def add(self, name: str, tensors: Tensors) -> None:
+        """Tensors that belong together, so in one file.
+
+        Raises:
+            BadInput: a name was given before, or the tensors that waited cannot be stored.
+        """
+        for taken in self._names & tensors.keys():
+            raise BadInput(f"{taken}: two tensors would have this name in {self._single}")
+        self._names |= tensors.keys()
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        if self._added and self._bytes + size > self._most:
+            self._flush()
+        self._waiting |= tensors
+        self._added.append(name)
+        self._bytes += size
+        self.total_size += size
+
+    def close(self) -> dict[str, str]:
+        """Write what is left and give the files their names: tensor -> file, in the order of the files."""
+        if self._added or not self._files:
+            self._flush()
+        where: dict[str, str] = {}
+        for i, (path, names) in enumerate(self._files, start=1):
+            final = self._single if len(self._files) == 1 else self._numbered(i, len(self._files))
+            path.rename(self._folder / final)
+            where |= dict.fromkeys(names, final)
+        return where
+
+    def _flush(self) -> None:
+        path = self._folder / f"{self._single}.{len(self._files)}.part"
+        write_file(self._waiting, path, self._metadata(self._added))
+        self._files.append((path, list(self._waiting)))
+        self._waiting, self._added, self._bytes = {}, [], 0

@@ -1,0 +1,111 @@
+"""Writing models as files: packed with a manifest, and dense as other libraries read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from sigprune.base.family import Choice, Plain
+from sigprune.families.codecs import Codec
+from sigprune.values.manifest import Entry, Manifest
+from sigprune.values.packed import KEY, PACKED, PACKED_INDEX, Index, digest_of, shard_name, to_index_file
+from sigprune.verbs.files import MOST, ShardWriter
+from sigprune.verbs.packing import pack
+
+DENSE = "model.safetensors"
+DENSE_INDEX = f"{DENSE}.index.json"
+
+
+@dataclass(eq=False)
+class PackedWriter:
+    """Tensors one by one into packed files, each with the manifest of what it holds.
+
+    Attributes:
+        folder: where the files go.
+        library: the adapter that rebuilds the model.
+        architecture: that library's name of it.
+        tied: state-dict name of a tied copy -> the name it is stored under.
+        provenance: what the manifest says beside.
+        codec: how masked tensors are packed.
+        most: bytes of a file.
+    """
+
+    folder: Path
+    library: str
+    architecture: str
+    tied: Mapping[str, str]
+    provenance: Mapping[str, Plain]
+    codec: Choice[Codec]
+    most: int = MOST
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _shards: list[Manifest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._writer = ShardWriter(self.folder, PACKED, shard_name, self._metadata, most=self.most)
+
+    def add(self, name: str, tensor: Tensor, keep: Tensor | None) -> None:
+        """One tensor: on the CPU, contiguous, removed entries +0.0.
+
+        Raises:
+            BadInput: it cannot be stored, or not by this codec.
+        """
+        parts, self._entries[name] = pack(name, tensor, keep, self.codec)
+        self._writer.add(name, {name + suffix: part for suffix, part in parts.items()})
+
+    def close(self) -> Manifest:
+        """Finish the files, with an index if there are several; the manifest of the whole."""
+        where = self._writer.close()
+        if len(self._shards) > 1:
+            files = list(dict.fromkeys(where.values()))
+            shards = {name: digest_of(own) for name, own in zip(files, self._shards, strict=True)}
+            index = Index(shards, Manifest.union(self._shards).mask_digest)
+            text = to_index_file(index, where, self._writer.total_size)
+            (self.folder / PACKED_INDEX).write_text(text, encoding="utf-8")
+        return Manifest.union(self._shards)
+
+    def _metadata(self, names: Sequence[str]) -> dict[str, str]:
+        """One key at most: safetensors writes several in an order that changes from call to call."""
+        own = {name: self._entries[name] for name in names}
+        tied = {alias: name for alias, name in self.tied.items() if name in own}
+        shard = Manifest(self.library, self.architecture, own, tied, self.provenance)
+        self._shards.append(shard)
+        return {KEY: shard.to_json()}
+
+
+@dataclass(eq=False)
+class DenseWriter:
+    """Tensors one by one into ``model.safetensors``, or into numbered files with an index.
+
+    Attributes:
+        folder: where the files go.
+        most: bytes of a file; None: one file, whatever its size (timm reads no other).
+    """
+
+    folder: Path
+    most: int | None = MOST
+
+    def __post_init__(self) -> None:
+        most = self.most if self.most is not None else 2**63
+        self._writer = ShardWriter(self.folder, DENSE, _dense_name, lambda _: {"format": "pt"}, most=most)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """One tensor, on the CPU and contiguous."""
+        self._writer.add(name, {name: tensor})
+
+    def close(self) -> None:
+        """Finish the files."""
+        where = self._writer.close()
+        if len(set(where.values())) > 1:
+            index = {
+                "metadata": {"total_size": self._writer.total_size},
+                "weight_map": dict(sorted(where.items())),
+            }
+            (self.folder / DENSE_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _dense_name(number: int, count: int) -> str:
+    return f"model-{number:05}-of-{count:05}.safetensors"

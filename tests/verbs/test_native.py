@@ -1,0 +1,152 @@
+"""transformers reads packed files by itself, and nothing reads them wrongly in silence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import transformers
+from torch import nn
+
+from sigprune.families.codecs import codecs
+from sigprune.values.packed import PACKED, PACKED_INDEX
+from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.native import install
+from sigprune.verbs.opening import open_model
+from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits, pruned, rewrite
+
+MODELS = [ref for ref in LIBRARIES if ref.startswith("transformers:")]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """A pruned model, and the folder it was saved to."""
+    model = open_model(request.param, args=LIBRARIES[request.param]).eval()
+    view, mask = pruned(model)
+    folder = tmp_path_factory.mktemp("native") / "x"
+    save(folder, view, mask)
+    return model, folder
+
+
+@pytest.mark.parametrize("variant", [None, "sparse"])
+def test_both_files_give_the_model(made: tuple[nn.Module, Path], variant: str | None, tmp_path: Path) -> None:
+    model, folder = made
+    loaded, told = type(model).from_pretrained(folder, variant=variant, output_loading_info=True)
+    assert not any(told.values()), told
+    assert_same_bits(loaded, model)
+    assert not getattr(loaded, "is_quantized", False)
+    assert not hasattr(loaded.config, "quantization_config")
+    assert all(p.requires_grad for p in loaded.parameters())
+    loaded.half().float().save_pretrained(tmp_path / "again")  # refused for models that stay quantized
+    assert_same_bits(type(model).from_pretrained(tmp_path / "again"), loaded)
+
+
+@pytest.mark.parametrize("codec", codecs.names())
+def test_every_codec_is_decoded(codec: str, tmp_path: Path) -> None:
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
+    view, mask = pruned(model, 0.5, pattern={"two_four": "n_m"}.get(codec, "unstructured"))
+    save(tmp_path / "x", view, mask, codec=codec)
+    assert_same_bits(type(model).from_pretrained(tmp_path / "x", variant="sparse"), model)
+    assert load(tmp_path / "x", verify=True).mask == mask
+
+
+def test_several_files(made: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    model = made[0]
+    view, mask = pruned(model)
+    files = save(tmp_path / "x", view, mask, most=4000)
+    assert PACKED not in files
+    assert sum(name.startswith("model.sparse-") for name in files) > 2
+    assert_same_bits(type(model).from_pretrained(tmp_path / "x", variant="sparse"), model)
+    assert_same_bits(type(model).from_pretrained(tmp_path / "x"), model)
+    checkpoint = load(tmp_path / "x", verify=True)
+    assert_same_bits(checkpoint.model, model)
+    assert checkpoint.mask == mask
+    assert PACKED_INDEX in files
+
+
+def test_other_dtypes_and_other_heads(made: tuple[nn.Module, Path]) -> None:
+    model, folder = made
+    half = type(model).from_pretrained(folder, variant="sparse", dtype=torch.float16)
+    for name, value in half.named_parameters():
+        assert torch.equal(value, model.get_parameter(name).half()), name
+    base = transformers.AutoModel.from_pretrained(folder, variant="sparse")
+    inner = dict(model.base_model.named_parameters())
+    assert all(torch.equal(p, inner[name]) for name, p in base.named_parameters() if name in inner)
+
+
+def test_damage_is_an_error(tmp_path: Path) -> None:
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
+    save(tmp_path / "x", *pruned(model))
+
+    def flip(tensors: dict[str, torch.Tensor], _: object) -> None:
+        next(t for name, t in tensors.items() if name.endswith("_sparse_bits"))[0] ^= 1
+
+    rewrite(tmp_path / "x", flip)
+    with pytest.raises(RuntimeError, match="conversion of the weights"):
+        type(model).from_pretrained(tmp_path / "x", variant="sparse")
+
+
+WITHOUT = """
+import sys, transformers
+folder, kind = sys.argv[1:]
+kind = getattr(transformers, kind)
+model, told = kind.from_pretrained(folder, output_loading_info=True)
+assert not any(told.values()), told
+try:
+    kind.from_pretrained(folder, variant="sparse")
+except RuntimeError as error:
+    print("refused")
+assert not any(name.startswith("sigprune") for name in sys.modules)
+"""
+
+
+def test_without_the_plug_in_the_packed_file_is_refused(made: tuple[nn.Module, Path]) -> None:
+    """Never random weights in silence: its parts have shapes that no parameter has."""
+    model, folder = made
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(folder), type(model).__name__],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_timm_refuses_the_packed_file(tmp_path: Path, bias: bool) -> None:
+    model = open_model("timm:test_resnet", args={"num_classes": 5})
+    view, mask = pruned(model, 0.5, biases=bias)
+    save(tmp_path / "x", view, mask)
+    (tmp_path / "x" / "model.safetensors").unlink()
+    with pytest.raises(RuntimeError, match="state_dict"):
+        timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True)
+
+
+ORDERS = {
+    "sigprune first": "import sigprune, sys; assert 'torch' not in sys.modules; import transformers",
+    "transformers first": "from transformers import AutoModel, BertModel; import sigprune",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_either_import_may_come_first(order: str) -> None:
+    code = (
+        f"{ORDERS[order]}\n"
+        "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as known\n"
+        "assert 'sigprune' in known\n"
+        "import transformers.quantizers.auto as home\n"
+        "assert type(home.__spec__.loader).__module__ != 'sigprune.verbs.native'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_installing_again_does_nothing() -> None:
+    before = list(sys.meta_path)
+    install()
+    assert sys.meta_path == before
