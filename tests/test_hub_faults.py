@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.hub import Fault, Hub, running
-from tests.test_hub_server import run
+from tests.hub import TOKEN, Fault, Hub, running
+from tests.hub.scripts import START, run
 
 PUSH = """
 push = lambda: api.upload_folder(repo_id=repo, folder_path=folder)
@@ -83,6 +85,21 @@ def test_large_files_go_in_parts(tmp_path, folder):
         assert sum(e.received for e in hub.log.find("PUT") if e.status == 200) == sum(
             path.stat().st_size for path in folder.iterdir()
         )
+
+
+def test_a_client_that_is_killed_leaves_nothing(tmp_path, folder):
+    with running(tmp_path) as hub:
+        hub.faults.add("PUT", "*", Fault(pace=100_000), times=2)
+        given = hub.environment | {"HF_TOKEN": TOKEN}
+        with Popen([sys.executable, "-c", START + PUSH, str(folder)], env=given, stderr=DEVNULL) as process:
+            while not any(entry.received for entry in hub.log.find("PUT")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        hub.faults.clear()
+        assert not hub.log.find("POST", "*/commit/*")
+        assert not [path for path in (tmp_path / "lfs").glob("*") if path.is_file()]
+        assert run(hub, PUSH, folder) == [[None, 2, BOTH]]
 
 
 DOWNLOAD = """

@@ -1,45 +1,15 @@
-"""The Hub of the tests, judged by huggingface_hub: uploads, history, revisions, rights, ranges."""
+"""The Hub of the tests, judged by huggingface_hub: uploads, history, revisions, rights, headers."""
 
 from __future__ import annotations
 
-import http.client
 import json
-from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
-import pytest
 from safetensors.numpy import save_file
 
-from tests.hub import INVALID_TOKEN, READ_TOKEN, STRANGER_TOKEN, TOKEN, Hub, client, running
-
-START = """
-import json, sys, time
-from pathlib import Path
-from huggingface_hub import *
-from huggingface_hub import errors
-
-time.sleep = lambda seconds: None  # between the tries
-api, repo, folder = HfApi(), "someone/net", Path(sys.argv[-1])
-
-def says(*values):
-    print(json.dumps(values))
-
-def fails(call):
-    try:
-        call()
-    except Exception as error:
-        return [type(error).__name__, getattr(getattr(error, "response", None), "status_code", str(error))]
-
-def read(name, revision=None, **options):
-    return Path(api.hf_hub_download(repo, name, revision=revision, **options)).read_bytes().decode()
-
-def text(value, path="a.txt"):
-    return CommitOperationAdd(path, value.encode())
-
-def commit(*operations, **options):
-    return api.create_commit(repo, list(operations), commit_message="change", **options)
-"""
+from tests.hub import INVALID_TOKEN, READ_TOKEN, STRANGER_TOKEN, TOKEN, client, running
+from tests.hub.scripts import START, run
 
 
 def weights(folder: Path, count: int = 50_000) -> Path:
@@ -49,14 +19,6 @@ def weights(folder: Path, count: int = 50_000) -> Path:
     (folder / "README.md").write_text("---\ntags: [x]\nlibrary_name: timm\n---\nA card.\n")
     (folder / "sub" / "empty.txt").write_text("")
     return folder
-
-
-def run(hub: Hub, code: str, folder: Path, token: str | None = TOKEN) -> list:
-    """What the client says, line by line."""
-    given = {"HF_TOKEN": token} if token else {}
-    done = client(hub.environment | given, START + code, str(folder))
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 PUSH = """
@@ -220,62 +182,3 @@ def test_headers_are_read_without_the_weights(tmp_path):
         asked = hub.log.find("GET", "/cdn/*/model.safetensors")
     assert said == [False, [50_000]]
     assert [(e.range, e.status, e.sent, e.token) for e in asked] == [("bytes=0-100000", 206, 100_001, None)]
-
-
-@pytest.mark.parametrize(
-    ("asked", "status", "inside", "got"),
-    [
-        (None, 200, None, b"0123456789"),
-        ("bytes=2-4", 206, "bytes 2-4/10", b"234"),
-        ("bytes=7-", 206, "bytes 7-9/10", b"789"),
-        ("bytes=-3", 206, "bytes 7-9/10", b"789"),
-        ("bytes=8-99", 206, "bytes 8-9/10", b"89"),
-        ("bytes=10-", 416, "bytes */10", b""),
-        ("bytes=0-1,3-4", 200, None, b"0123456789"),
-        ("lines=1-2", 200, None, b"0123456789"),
-    ],
-)
-def test_ranges(tmp_path, asked, status, inside, got):
-    (tmp_path / "models" / "someone" / "net").mkdir(parents=True)
-    (tmp_path / "models" / "someone" / "net" / "a.txt").write_text("0123456789")
-    with running(tmp_path) as hub:
-        link = http.client.HTTPConnection(hub.address.removeprefix("http://"))
-        link.request("GET", "/someone/net/resolve/main/a.txt", headers={"Range": asked} if asked else {})
-        answer = link.getresponse()
-        assert (answer.status, answer.headers["Content-Range"], answer.read()) == (status, inside, got)
-        link.close()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        {"key": "file", "value": {"path": "../up.txt", "content": "", "encoding": "base64"}},
-        {"key": "file", "value": {"path": "a.txt/below", "content": "", "encoding": "base64"}},
-        {"key": "file", "value": {"path": "b.txt", "content": "%", "encoding": "base64"}},
-        {"key": "lfsFile", "value": {"path": "w.safetensors", "algo": "sha256", "oid": "0" * 64, "size": 3}},
-        {"key": "symlink", "value": {"path": "b.txt"}},
-        {"value": 3},
-    ],
-)
-def test_one_bad_line_commits_nothing(tmp_path, line):
-    content = b64encode(b"new").decode()
-    lines = [
-        {"key": "header", "value": {"summary": "change"}},
-        {"key": "file", "value": {"path": "a.txt", "content": content, "encoding": "base64"}},
-    ]
-    (tmp_path / "models" / "someone" / "net").mkdir(parents=True)
-    (tmp_path / "models" / "someone" / "net" / "a.txt").write_text("old")
-    with running(tmp_path) as hub:
-        link = http.client.HTTPConnection(hub.address.removeprefix("http://"))
-        for sent, status, expected in (([*lines, line], 400, b"old"), (lines, 200, b"new")):
-            body = [json.dumps(row).encode() + b"\n" for row in sent]
-            rights = {"Authorization": f"Bearer {TOKEN}"}
-            link.request(
-                "POST", "/api/models/someone/net/commit/main", iter(body), rights, encode_chunked=True
-            )
-            answer = link.getresponse()
-            assert answer.status == status, answer.read()
-            answer.read()
-            link.request("GET", "/someone/net/resolve/main/a.txt")
-            assert link.getresponse().read() == expected
-        link.close()

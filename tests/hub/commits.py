@@ -41,7 +41,7 @@ def commit(store: Store, repo: Repo, request: Request, rest: list[str]) -> Answe
 
 def open_pull(repo: Repo, pull: Pull, head: Commit) -> int:
     """The number of a new pull request."""
-    number = len(repo.pulls) + 1
+    number = max(repo.pulls, default=0) + 1
     repo.pulls[number] = pull
     repo.put(f"refs/pr/{number}", head)
     return number

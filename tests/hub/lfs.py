@@ -30,7 +30,8 @@ class Transfers:
     def batch(self, repo: Repo, request: Request) -> Answer:
         """``POST /user/repo.git/info/lfs/objects/batch``: where to send what is not there yet."""
         body = request.json()
-        if body.get("operation") != "upload" or body.get("hash_algo", "sha256") != "sha256":
+        # the npm client writes sha_256
+        if body.get("operation") != "upload" or body.get("hash_algo", "sha256") not in {"sha256", "sha_256"}:
             raise Refused(422, "only uploads by SHA-256 are served")
         if "ref" in body:
             need_owner(request.account, repo.name)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, quote
 
 from tests.hub.access import commit_at, need_files, need_owner, need_writer
 from tests.hub.card import metadata
-from tests.hub.store import Blob, Commit, Repo, Store, pointer
+from tests.hub.store import Blob, Commit, Repo, Store, pointer, regular
 from tests.hub.wire import Answer, Refused, Request, as_json
 
 CDN = "cdn"
@@ -149,6 +149,16 @@ def resolve(store: Store, repo: Repo, request: Request, rest: list[str]) -> Answ
     # another origin, as on the Hub, so that clients must leave their token behind
     headers["Location"] = f"http://{request.host.replace('127.0.0.1', 'localhost')}/{place}"
     return Answer(302, b"Found. Redirecting", headers)
+
+
+def raw(store: Store, repo: Repo, request: Request, rest: list[str]) -> Answer:
+    """``HEAD`` or ``GET /user/repo/raw/REV/PATH``: what git holds, of an LFS file its pointer."""
+    answer = resolve(store, repo, request, rest)
+    if isinstance(answer.body, Blob):
+        return answer
+    blob = commit_at(repo, rest[0]).files["/".join(rest[1:])]
+    held = regular(pointer(blob.sha256 or "", blob.size))
+    return Answer(200, held, {"X-Repo-Commit": answer.headers["X-Repo-Commit"], "ETag": f'"{held.oid}"'})
 
 
 def from_cdn(store: Store, request: Request) -> Answer:

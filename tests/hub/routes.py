@@ -54,9 +54,10 @@ class Routes:
                 return self._api(request, parts[1:])
             kind, at = (parts[0], 1) if parts[0] in KINDS else ("models", 0)
             user, name, *rest = [*parts[at:], "", ""]
-            if rest[:1] == ["resolve"] and method in {"GET", "HEAD"}:
+            if rest[0] in {"resolve", "raw"} and method in {"GET", "HEAD"}:
                 repo = self._repo(request, kind, user, name)
-                return reading.resolve(self.store, repo, request, rest[1:-2])
+                found = reading.resolve if rest[0] == "resolve" else reading.raw
+                return found(self.store, repo, request, rest[1:-2])
             if rest[:3] == ["info", "lfs", "objects"] and name.endswith(".git") and method == "POST":
                 repo = self._repo(request, kind, user, name[:-4])
                 does = {"batch": self.transfers.batch, "verify": self.transfers.verify}

@@ -129,7 +129,8 @@ class Repo:
         self.objects |= {blob.sha256 for blob in commit.files.values() if blob.sha256}
 
     def ref(self, revision: str) -> str | None:
-        """The full name of a branch, tag or pull request."""
+        """The full name of a branch, tag or pull request; HEAD is main."""
+        revision = "main" if revision == "HEAD" else revision
         names = (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
         return next((name for name in names if name in self.refs), None)
 
