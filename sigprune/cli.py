@@ -15,12 +15,14 @@ from sigprune.base.errors import BadInput
 from sigprune.cli_check import check
 from sigprune.cli_options import (
     AsJson,
+    Checkpoint,
     Force,
     Model,
     Out,
     Pretrained,
     Quiet,
     RecipeRef,
+    Revision,
     Seed,
     Settings,
     Weights,
@@ -243,15 +245,17 @@ def list_members(
 
 @app.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that run or prune wrote")],
+    ref: Checkpoint,
     *,
+    revision: Revision = None,
+    verify: Annotated[bool, typer.Option("--verify", help="check every bit, dense file included")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a sparse checkpoint says of itself; no tensor is read."""
+    """What a sparse checkpoint says of itself; without --verify no tensor is read or fetched."""
     from sigprune.cli_tables import console, print_checkpoint, print_json
     from sigprune.verbs.inspecting import inspect as read
 
-    facts = read(folder)
+    facts = read(ref, revision=revision, verify=verify)
     print_json(facts) if as_json else print_checkpoint(console(), facts)
 
 

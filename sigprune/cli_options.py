@@ -10,6 +10,10 @@ import typer
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="timm:NAME, transformers:TYPE, torch:PATH, Hub id, folder")
 ]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="REF", help="folder that run or prune wrote, or user/repo[@revision]")
+]
+Revision = Annotated[str | None, typer.Option(metavar="REV", help="branch, tag or commit of a repository")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change a value of the recipe")
 ]

@@ -144,6 +144,8 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
     print_rows(console, [{"file": name, "bytes": size} for name, size in files.items()])
+    if isinstance(facts.get("verified"), dict):
+        console.print(f"\nverified, every bit: {facts['verified']}")
 
 
 def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]) -> list[dict[str, Plain]]:

@@ -130,24 +130,26 @@ def read_manifest(folder: Path) -> Manifest:
 def read_manifests(folder: Path) -> dict[str, Manifest]:
     """Likewise, file by file: file name -> what it says of its own tensors."""
     return manifests_from(
-        lambda name: _header(folder / name), lambda: _text(folder / PACKED_INDEX), str(folder)
+        lambda name: _metadata(folder / name), lambda: _text(folder / PACKED_INDEX), str(folder)
     )
 
 
 def manifests_from(
-    header: Callable[[str], Mapping[str, Plain] | None], index_text: Callable[[], str | None], place: str
+    metadata: Callable[[str], Mapping[str, Plain] | None],
+    index_text: Callable[[], str | None],
+    place: str,
 ) -> dict[str, Manifest]:
     """The manifests of a packed model's files, wherever they lie.
 
     Args:
-        header: file name -> header of the safetensors file; None if there is no such file.
+        metadata: file name -> metadata of the safetensors file; None if there is no such file.
         index_text: the text of the index; None if there is none.
         place: what messages call the folder or repository.
 
     Raises:
         CheckpointError: there is no packed model, or it is damaged; names the file.
     """
-    single, text = header(PACKED), None
+    single, text = metadata(PACKED), None
     if single is None:
         text = index_text()
         if text is None:
@@ -159,7 +161,7 @@ def manifests_from(
         if single is not None:
             return {PACKED: _manifest(PACKED, single)}
         index = read_index(text or "")
-        manifests = {name: _manifest(name, header(name)) for name in index.shards}
+        manifests = {name: _manifest(name, metadata(name)) for name in index.shards}
         _fit(index, manifests)
     return manifests
 
@@ -170,22 +172,33 @@ def manifest_in_file(path: Path) -> Manifest | None:
     Raises:
         CheckpointError: the file is missing or damaged; names it.
     """
-    header = _header(path)
-    if header is None:
+    metadata = _metadata(path)
+    if metadata is None:
         raise CheckpointError(f"{path}: no such file")
-    metadata = header.get("__metadata__")
-    return _manifest(str(path), header) if isinstance(metadata, dict) and KEY in metadata else None
+    return _manifest(str(path), metadata) if KEY in metadata else None
 
 
-def parse_header(start: bytes) -> dict[str, Plain]:
-    """The header of a safetensors file, from its first bytes.
+def _manifest(name: str, metadata: Mapping[str, Plain] | None) -> Manifest:
+    if metadata is None:
+        raise CheckpointError(f"{name}: no such file, though the index names it; the model is incomplete")
+    with in_checkpoint(name):
+        return manifest_in(metadata)
 
-    A safetensors file starts with the length of its header (eight bytes, little-endian) and the header, JSON
-    whose ``__metadata__`` maps text to text.
 
-    Raises:
-        CheckpointError: it does not start like that.
-    """
+def _metadata(path: Path) -> dict[str, Plain] | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            length = file.read(8)
+            header = _header(length + file.read(min(int.from_bytes(length, "little"), _LONGEST)))
+        return get(header, "__metadata__", dict) if "__metadata__" in header else {}
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _header(start: bytes) -> dict[str, Plain]:
+    """The header of a safetensors file: eight bytes that give its length, little-endian, then JSON."""
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > min(_LONGEST, len(start) - 8):
         raise CheckpointError(f"expected a header of {length} bytes, got {len(start)} bytes in all")
@@ -193,27 +206,6 @@ def parse_header(start: bytes) -> dict[str, Plain]:
         return load_object(start[8 : 8 + length].decode())
     except UnicodeDecodeError as error:
         raise CheckpointError(f"its header is no UTF-8: {error}") from error
-
-
-def _manifest(name: str, header: Mapping[str, Plain] | None) -> Manifest:
-    if header is None:
-        raise CheckpointError(f"{name}: no such file, though the index names it; the model is incomplete")
-    with in_checkpoint(name):
-        metadata = header.get("__metadata__")
-        if not isinstance(metadata, dict):
-            raise CheckpointError("its header has no '__metadata__'; sigprune did not write it")
-        return manifest_in(metadata)
-
-
-def _header(path: Path) -> dict[str, Plain] | None:
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            length = file.read(8)
-            return parse_header(length + file.read(min(int.from_bytes(length, "little"), _LONGEST)))
-    except (OSError, CheckpointError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _text(path: Path) -> str | None:

@@ -11,8 +11,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.base.canonical import get, load_object
+from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
 from sigprune.base.tensors import Tensors
+
+DENSE = "model.safetensors"
+"""The file of dense weights that timm and transformers read."""
+
+DENSE_INDEX = f"{DENSE}.index.json"
+"""Likewise, where transformers finds several."""
 
 MOST = 5 * 10**9
 """Bytes of tensors in one file, unless a single tensor is larger."""
@@ -63,6 +70,44 @@ def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
         raise BadInput(f"{path.name}: these tensors cannot be stored as safetensors: {error}") from error
     # safetensors makes files that only their owner can read; give them the permissions of any new file.
     path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def dense_file(folder: Path) -> Path | None:
+    """The folder's dense weights: one file, or the index of several; None if it has none."""
+    return next((folder / name for name in (DENSE, DENSE_INDEX) if (folder / name).is_file()), None)
+
+
+def dense_parts(path: Path) -> list[Path]:
+    """The files of dense weights: the file itself, or those that an index names.
+
+    Raises:
+        CheckpointError: the index is damaged, or names files elsewhere or that are not there.
+    """
+    if path.suffix != ".json":
+        return [path]
+    with in_checkpoint(str(path)):
+        parts = set(get(load_object(path.read_text(encoding="utf-8")), "weight_map", dict).values())
+        for name in parts:
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise CheckpointError(f"expected names of safetensors files beside it, got {name!r}")
+            if not (path.parent / name).is_file():
+                raise CheckpointError(f"it names {name}, which is not there")
+    return [path.parent / str(name) for name in sorted(parts, key=str)]
+
+
+def dense_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one at a time, each in memory of its own; file by file.
+
+    Args:
+        path: a safetensors file, or the index of several.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    for part in dense_parts(path):
+        with reading(part) as file:
+            for name in file.offset_keys():
+                yield name, file.get_tensor(name).clone()
 
 
 class ShardWriter:

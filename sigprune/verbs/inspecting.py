@@ -1,28 +1,49 @@
-"""Looking at a checkpoint folder without reading its tensors."""
+"""Looking at a packed model: what it says of itself, and whether every bit of it is true."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from sigprune.base.errors import CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
+from sigprune.families.adapters._hub import fetch, file_metadata, listing
 from sigprune.values.manifest import Manifest
-from sigprune.values.packed import read_manifest
-from sigprune.verbs.locating import local_folder
+from sigprune.values.packed import PACKED_INDEX, manifests_from, read_manifest, read_manifests
+from sigprune.verbs.checkpoint import unpacked
+from sigprune.verbs.files import dense_file, dense_tensors
+from sigprune.verbs.locating import local_folder, packed_folder, repository
+from sigprune.verbs.packing import fingerprint
 
 
-def inspect(folder: str | Path) -> dict[str, Plain]:
-    """What a checkpoint folder holds, from the header of its packed file alone: no tensor is read.
+def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = False) -> dict[str, Plain]:
+    """What a packed model holds, from the headers of its files alone: no tensor is read.
+
+    Of a repository only headers (requests for ranges), the index and the list of files are fetched.
+
+    Args:
+        ref: a local folder, or a repository ``user/repo[@revision]``.
+        revision: branch, tag or commit of a repository.
+        verify: check every bit too: all digests, and that a dense file beside the packed one holds the same
+            model. A repository's packed files are fetched for that, and its dense file is not looked at.
 
     Returns:
-        Plain values: architecture, codec, counts and digest of the mask, ``layers`` (one per masked tensor),
-        ``files`` (name -> bytes), ``provenance``.
+        Plain values: library, architecture, codec, counts and digest of the mask, ``layers`` (one per masked
+        tensor), ``files`` (name -> bytes), ``provenance``; ``commit`` of a repository; ``verified``: number
+        of tensors checked, by kind of file.
 
     Raises:
-        CheckpointError: there is no packed file, or its header or manifest is damaged.
+        CheckpointError: there is no packed model, or it is damaged.
+        BadInput: the repository cannot be reached.
     """
-    folder = local_folder(folder, None)
-    manifest = read_manifest(folder)
-    return {
+    if Path(ref).expanduser().exists():
+        folder = local_folder(ref, revision)
+        manifest, commit = read_manifest(folder), None
+        files = {
+            str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
+        }
+    else:
+        manifest, commit, files = _remote(ref, revision)
+    facts: dict[str, Plain] = {
         "library": manifest.library,
         "architecture": manifest.architecture,
         "codec": ", ".join(manifest.codecs),
@@ -33,24 +54,65 @@ def inspect(folder: str | Path) -> dict[str, Plain]:
         "mask": manifest.mask_digest,
         "tied": dict(manifest.tied),
         "layers": _layers(manifest),
-        "files": {
-            str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
-        },
+        "files": dict(files),
         "provenance": dict(manifest.provenance),
     }
+    facts |= {} if commit is None else {"commit": commit}
+    return facts | ({"verified": dict(check(packed_folder(ref, commit, config=False)))} if verify else {})
+
+
+def check(folder: Path) -> dict[str, int]:
+    """Make sure that every bit of a folder's packed model, and of the dense one beside it, is what it should.
+
+    Returns:
+        Kind of file -> number of tensors checked. Cost: everything is read and decoded; memory: one tensor.
+
+    Raises:
+        CheckpointError: something is not; names file and tensor.
+    """
+    shards = read_manifests(folder)
+    done = {"packed": sum(1 for _ in unpacked(folder, shards, verify=True))}
+    path = dense_file(folder)
+    if path is None:
+        return done
+    expected = {name: entry.digest for name, entry in Manifest.union(list(shards.values())).tensors.items()}
+    with in_checkpoint(str(path)):
+        for name, tensor in dense_tensors(path):
+            if fingerprint(tensor) != expected.pop(name, None):
+                raise CheckpointError(f"{name}: it is not the tensor that the packed file holds")
+        for name in expected:
+            raise CheckpointError(f"{name}: missing from the file; the packed file holds it")
+    return done | {"dense": sum(len(shard.tensors) for shard in shards.values())}
+
+
+def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[str, int]]:
+    """The manifest, commit and files of a repository."""
+    reference = repository(ref, revision)
+    name = reference.name
+    commit, files = listing(name, reference.revision, name)
+
+    def index_text() -> str | None:
+        path = fetch(name, PACKED_INDEX, commit, name) if PACKED_INDEX in files else None
+        return None if path is None else path.read_text(encoding="utf-8")
+
+    shards = manifests_from(
+        lambda file: dict(file_metadata(name, file, commit, name)) if file in files else None,
+        index_text,
+        name,
+    )
+    return Manifest.union(list(shards.values())), commit, files
 
 
 def _layers(manifest: Manifest) -> list[Plain]:
-    entries = [(name, entry, entry.kept) for name, entry in manifest.tensors.items()]
     return [
         {
             "name": name,
             "shape": list(entry.shape),
             "dtype": entry.dtype,
-            "kept": kept,
+            "kept": entry.masked.kept,
             "total": entry.total,
-            "sparsity": 1.0 - kept / entry.total if entry.total else 0.0,
+            "sparsity": 1.0 - entry.masked.kept / entry.total if entry.total else 0.0,
         }
-        for name, entry, kept in entries
-        if kept is not None
+        for name, entry in manifest.tensors.items()
+        if entry.masked is not None
     ]

@@ -13,11 +13,8 @@ from sigprune.base.family import Choice, Plain
 from sigprune.families.codecs import Codec
 from sigprune.values.manifest import Entry, Manifest
 from sigprune.values.packed import KEY, PACKED, PACKED_INDEX, Index, digest_of, shard_name, to_index_file
-from sigprune.verbs.files import MOST, ShardWriter
+from sigprune.verbs.files import DENSE, DENSE_INDEX, MOST, ShardWriter
 from sigprune.verbs.packing import pack
-
-DENSE = "model.safetensors"
-DENSE_INDEX = f"{DENSE}.index.json"
 
 
 @dataclass(eq=False)

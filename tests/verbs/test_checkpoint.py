@@ -25,12 +25,12 @@ from sigprune.values.mask import Mask, digest_of_bits
 from sigprune.values.packed import PACKED
 from sigprune.values.view import View
 from sigprune.verbs.checkpoint import SparseCheckpoint, load, save
+from sigprune.verbs.files import DENSE
 from sigprune.verbs.inspecting import inspect
 from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.packing import fingerprint
 from sigprune.verbs.pruning import apply_, prune
 from sigprune.verbs.transferring import load_mask
-from sigprune.verbs.writing import DENSE
 
 LIBRARIES = {
     "timm:test_vit": {"num_classes": 5},

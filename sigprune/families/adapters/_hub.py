@@ -44,6 +44,36 @@ def fetch(repository: str, file: str, revision: str | None, place: str) -> Path 
         raise BadInput(f"{place}: {_reason(error, repository, file)}") from error
 
 
+def listing(repository: str, revision: str | None, place: str) -> tuple[str, dict[str, int]]:
+    """The commit that a revision names, and its files with their bytes; no file is fetched.
+
+    Raises:
+        BadInput: the repository cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    except Exception as error:  # as in fetch
+        raise BadInput(f"{place}: {_reason(error, repository, 'its list of files')}") from error
+    return str(info.sha), {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
+
+
+def file_metadata(repository: str, file: str, revision: str | None, place: str) -> dict[str, str]:
+    """The metadata of a safetensors file, by requests for ranges: of the file only its header is fetched.
+
+    Raises:
+        BadInput: the file cannot be reached, or is no safetensors file.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        header = HfApi().parse_safetensors_file_metadata(repository, file, revision=revision)
+    except Exception as error:  # as in fetch, and those of a damaged header
+        raise BadInput(f"{place}: {_reason(error, repository, file)}") from error
+    return dict(header.metadata)
+
+
 def _reason(error: Exception, repository: str, file: str) -> str:
     """What was expected, what was got, and what to do next."""
     from huggingface_hub import constants, errors, get_token
