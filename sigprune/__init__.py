@@ -18,7 +18,8 @@ sparsity_for        how sparse a network is for a budget of parameters
 apply_              set the removed entries to zero
 restore_            move the kept entries towards isometry
 hold                keep the removed entries at zero while an optimizer trains
-save, load          sparse safetensors checkpoints
+save, load          sparse safetensors checkpoints, of folders and of the Hub
+push, pull          to the Hub and back
 run                 a whole experiment from a recipe
 View, Mask, Step, Recipe, InitPolicy   the values that go in and out
 ==================  =====================================================================
@@ -33,6 +34,7 @@ from sigprune.verbs.native import install
 
 if TYPE_CHECKING:
     from sigprune.base.family import Step
+    from sigprune.effects.hub import pull, push
     from sigprune.experiment import run
     from sigprune.recipe import Recipe
     from sigprune.values.mask import Mask
@@ -74,6 +76,8 @@ _HOMES = {
     "open_model": "verbs.opening",
     "profile": "verbs.profiling",
     "prune": "verbs.pruning",
+    "pull": "effects.hub",
+    "push": "effects.hub",
     "reinit_": "verbs.initialising",
     "restore_": "verbs.isometry",
     "run": "experiment",
@@ -100,6 +104,8 @@ __all__ = [
     "open_model",
     "profile",
     "prune",
+    "pull",
+    "push",
     "reinit_",
     "restore_",
     "run",

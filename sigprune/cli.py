@@ -13,6 +13,7 @@ import typer
 from sigprune import __version__
 from sigprune.base.errors import BadInput
 from sigprune.cli_check import check
+from sigprune.cli_hub import pull, push
 from sigprune.cli_options import (
     AsJson,
     Checkpoint,
@@ -223,6 +224,8 @@ def layers(
 
 
 app.command()(check)
+app.command()(push)
+app.command()(pull)
 
 
 @app.command(name="list")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from string import Template
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,13 +16,16 @@ from sigprune.effects.loading import snippets
 from sigprune.effects.report import Report
 from sigprune.families.datasets import datasets
 
+if TYPE_CHECKING:
+    from sigprune.values.manifest import Manifest
+
 _ORDER = (
     "name", "seed", "device", "model", "data", "init", "measure", "verify", "prune", "isometry", "train",
     "baselines", "save",
 )  # fmt: skip
 
 
-def card(report: Report, *, repo: str | None = None) -> str:
+def card(report: Report, *, repo: str | None = None, dense: bool = True, sparse: bool = True) -> str:
     """The model card of a run's folder; equal reports give equal cards, whatever their timing.
 
     A base model is named only where its weights were kept, a licence never: the author of the card adds it.
@@ -29,6 +33,8 @@ def card(report: Report, *, repo: str | None = None) -> str:
     Args:
         report: what happened.
         repo: Hub id that the folder will have, for the loading examples; None writes them for a local folder.
+        dense: the dense weights are there.
+        sparse: the packed weights are there.
 
     Returns:
         Markdown with YAML front matter; the figures are linked by their names in the run's folder.
@@ -47,7 +53,7 @@ def card(report: Report, *, repo: str | None = None) -> str:
         figures=sections.figures(report),
         signal=sections.signal(report),
         findings=sections.findings(report),
-        loading=_loading(report, repo),
+        loading=_loading(report, repo, dense=dense, sparse=sparse),
         checks=sections.checks(report),
         files=sections.files(report),
         provenance=sections.provenance(report),
@@ -57,6 +63,37 @@ def card(report: Report, *, repo: str | None = None) -> str:
         limits=sections.limits(report),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def plain_card(
+    manifest: Manifest, *, repo: str | None = None, dense: bool = True, sparse: bool = True
+) -> str:
+    """The card of a checkpoint of which no report is known: what its manifest says, and how to load it."""
+    library, said = manifest.library, manifest.provenance
+    front: dict[str, object] = {
+        "library_name": library if library in {"timm", "transformers"} else "sigprune",
+        "tags": ["sigprune", "sparse", "pruning"],
+    }
+    front |= {"base_model": said["base_model"]} if isinstance(said.get("base_model"), str) else {}
+    rows = [
+        (
+            f"`{name}`",
+            str(list(entry.shape)),
+            f"{entry.kept:,}",
+            f"{1 - entry.kept / max(entry.total, 1):.4f}",
+        )
+        for name, entry in manifest.tensors.items()
+        if entry.kept is not None
+    ]
+    percent = sections.percent(manifest.sparsity)
+    return "\n".join([
+        f"---\n{_yaml(front)}\n---\n\n# {manifest.architecture}, {percent} sparse\n",
+        f"{manifest.kept:,} of {manifest.total:,} entries are kept in {len(rows)} tensors, packed as "
+        f"{', '.join(manifest.codecs) or 'nothing'}. How the mask was found and what it costs in accuracy is "
+        "not recorded here.\n\n## Loading\n",
+        snippets(library, "base", repo, dense=dense, sparse=sparse),
+        f"\n## Layers\n\n{sections.table(('tensor', 'shape', 'kept', 'sparsity'), rows)}\n",
+    ])
 
 
 def metadata(report: Report) -> dict[str, object]:
@@ -92,10 +129,11 @@ def _yaml(plain: Mapping[str, object]) -> str:
     return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
-def _loading(report: Report, repo: str | None) -> str:
+def _loading(report: Report, repo: str | None, *, dense: bool, sparse: bool) -> str:
     args = report.value("model", "args")
     task = args.get("task") if isinstance(args, dict) else None
-    return snippets(report.facts["model"]["library"], str(task or "image-classification"), repo)
+    library = report.facts["model"]["library"]
+    return snippets(library, str(task or "image-classification"), repo, dense=dense, sparse=sparse)
 
 
 def _ordered(recipe: Mapping[str, Plain]) -> dict[str, Plain]:

@@ -19,13 +19,15 @@ with hold(describe(checkpoint.model), checkpoint.mask, optimizer):
     ...  # your own training loop"""
 
 
-def snippets(library: str, task: str, repo: str | None) -> str:
+def snippets(library: str, task: str, repo: str | None, *, dense: bool = True, sparse: bool = True) -> str:
     """With the library alone where it has a loader, and with sigprune, which also gives the mask.
 
     Args:
         library: the adapter that described the model.
         task: of a transformers model, as its recipe says it.
         repo: Hub id; None for a local folder.
+        dense: there is a dense file.
+        sparse: there is a packed file.
     """
     zeros = "; removed weights are zeros:"
     if library == "timm":
@@ -36,11 +38,21 @@ def snippets(library: str, task: str, repo: str | None) -> str:
         first = _block(f"As a state dict for your own class{zeros}", _state_dict(repo))
     own = library not in {"timm", "transformers"}
     checked = "With sigprune, from the packed file; every name, shape and digest is checked:"
-    return "\n\n".join([
-        first,
-        _block(checked, _sigprune(own, repo)),
-        _block("To train on, staying sparse:", _HOLD),
-    ])
+    blocks = [first] if dense else []
+    if sparse:
+        if library == "transformers":
+            kind = _AUTO.get(task, "AutoModel")
+            blocks.append(_block("With transformers, from the packed file:", _variant(kind, repo)))
+        blocks.append(_block(checked, _sigprune(own, repo)))
+        blocks.append(_block("To train on, staying sparse:", _HOLD))
+    return "\n\n".join(blocks)
+
+
+def _variant(kind: str, repo: str | None) -> str:
+    return (
+        f"import sigprune  # it registers itself with transformers\nfrom transformers import {kind}\n\n"
+        f'model = {kind}.from_pretrained("{repo or HERE}", variant="sparse")'
+    )
 
 
 def _timm(repo: str | None) -> str:
@@ -53,25 +65,18 @@ def _transformers(kind: str, repo: str | None) -> str:
 
 
 def _state_dict(repo: str | None) -> str:
-    last = 'state = load_file(f"{folder}/model.safetensors")'
-    return "\n".join([*_folder(repo, "from safetensors.torch import load_file"), last])
+    if repo is None:
+        return f'from safetensors.torch import load_file\n\nstate = load_file("{HERE}/model.safetensors")'
+    return (
+        "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n\n"
+        f'state = load_file(hf_hub_download("{repo}", "model.safetensors"))'
+    )
 
 
 def _sigprune(own: bool, repo: str | None) -> str:
-    call = "load(folder, into=model)  # model: an instance of your own class" if own else "load(folder)"
+    into = ", into=model)  # model: an instance of your own class" if own else ")"
     last = "checkpoint.model, checkpoint.mask, checkpoint.manifest"
-    return "\n".join([*_folder(repo, "from sigprune import load"), f"checkpoint = {call}", last])
-
-
-def _folder(repo: str | None, import_line: str) -> list[str]:
-    if repo is None:
-        return [import_line, "", f'folder = "{HERE}"']
-    return [
-        "from huggingface_hub import snapshot_download",
-        import_line,
-        "",
-        f'folder = snapshot_download("{repo}")',
-    ]
+    return f'from sigprune import load\n\ncheckpoint = load("{repo or HERE}"{into}\n{last}'
 
 
 def _block(title: str, code: str) -> str:
