@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from sigprune.base.errors import CheckpointError
+from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.base.family import Plain
 from sigprune.base.folders import new_folder
 from sigprune.base.progress import Progress, SilentProgress
 from sigprune.effects import facts
 from sigprune.effects.card import card
 from sigprune.effects.figures import draw
+from sigprune.effects.hub import push
 from sigprune.effects.report import Report
 from sigprune.effects.training import evaluate
 from sigprune.experiment_check import check
@@ -50,7 +51,8 @@ def run(
 
     Raises:
         FindingFailed: a required finding failed; nothing was trained and nothing is written.
-        BadInput: something in the recipe, the model or the data cannot be used.
+        BadInput: something in the recipe, the model or the data cannot be used, or the finished folder could
+            not be pushed.
 
     Example:
         >>> from sigprune import Recipe, run
@@ -67,8 +69,31 @@ def run(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
+    progress = progress or SilentProgress()
     with new_folder(out, replace=REPORT if force else None) as folder:
-        return _Run(recipe, progress or SilentProgress()).carry_out(folder)
+        report = _Run(recipe, progress).carry_out(folder)
+    _send(out, recipe, progress)
+    return report
+
+
+def _send(out: str | Path, recipe: Recipe, progress: Progress) -> None:
+    """Push the folder if the recipe says so; it stays whatever the Hub answers."""
+    told = recipe.push
+    if told.repo is None:
+        return
+    with progress.step(f"push to {told.repo}"):
+        try:
+            push(
+                out,
+                told.repo,
+                private=told.private,
+                revision=told.revision,
+                create_pr=told.create_pr,
+                dense=told.dense,
+                sparse=told.sparse,
+            )
+        except BadInput as error:
+            raise BadInput(f"{error}; the folder is complete: sigprune push {out} {told.repo}") from error
 
 
 @dataclass(eq=False)

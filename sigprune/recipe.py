@@ -28,6 +28,7 @@ from sigprune.recipe_sections import (
     Init,
     Measure,
     Model,
+    Push,
     Save,
     Section,
     Train,
@@ -62,6 +63,7 @@ class Recipe(Section):
         baselines: ``dense`` also trains the network before pruning, under the same plan.
         checks: sanity checks, each a run of its own with one thing changed (``sigprune check`` lists them).
         save: how the packed file is written.
+        push: where the finished folder is sent.
 
     Example:
         >>> recipe = parse_recipe({"model": {"ref": "timm:test_resnet"}, "prune": {"sparsity": 0.95}})
@@ -83,6 +85,7 @@ class Recipe(Section):
     checks: Annotated[tuple[Check, ...], Strict(strict=False)] = ()
     baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)
     save: Save = Save()
+    push: Push = Push()
 
     @model_validator(mode="before")
     @classmethod

@@ -201,3 +201,23 @@ class Save(Section):
     """
 
     codec: Annotated[Step, Choose(codecs, "save.codec", "bitmask")] = Step("bitmask")
+
+
+class Push(Section):
+    """Sending the finished folder to the Hub; HF_TOKEN, or a stored login, says who sends it.
+
+    Attributes:
+        repo: ``user/repo``, made if need be; null: nothing is sent.
+        private: of a repository that is made.
+        revision: branch; null: ``main``.
+        create_pr: open a pull request instead.
+        dense: send ``model.safetensors``, which timm and transformers load without sigprune.
+        sparse: send the packed model.
+    """
+
+    repo: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    private: bool = False
+    revision: str | None = Field(default=None, min_length=1)
+    create_pr: bool = False
+    dense: bool = True
+    sparse: bool = True

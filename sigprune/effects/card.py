@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "name", "seed", "device", "model", "data", "init", "measure", "verify", "prune", "isometry", "train",
-    "baselines", "save",
+    "baselines", "checks", "save", "push",
 )  # fmt: skip
 
 

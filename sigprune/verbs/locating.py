@@ -50,13 +50,18 @@ def repository(ref: str | Path, revision: str | None) -> Reference:
 
     Raises:
         CheckpointError: it names none.
+        BadInput: it names one at two revisions.
     """
     try:
         reference = split_ref(str(ref), revision)
     except BadInput as error:
-        raise CheckpointError(f"{ref}: expected a folder, or a repository user/repo: {error}") from error
-    if reference.kind != "hub":
-        raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, or a repository user/repo")
+        if "two revisions" in str(error):
+            raise
+        reference = None
+    if reference is None or reference.kind != "hub":
+        raise CheckpointError(
+            f"{ref}: no such folder; expected one that sigprune wrote, or a repository user/repo[@revision]"
+        )
     return reference
 
 

@@ -248,3 +248,28 @@ def test_the_plan_asks_no_network(folder: Path, bert: Path) -> None:
     assert "config.json" not in plan_push(bert, "a/b").made
     with pytest.raises(BadInput, match="no model"):
         plan_push(folder, "a/b", dense=False, sparse=False)
+
+
+def test_a_recipe_pushes_its_folder(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    code = f"""
+from sigprune import Recipe, run
+recipe = {{
+    "model": {{"ref": "timm:test_resnet", "args": {{"in_chans": 1}}}},
+    "data": {{"source": {{"name": "noise", "examples": 40}}, "size": 32}},
+    "prune": {{"batches": 1}}, "isometry": None, "measure": {{"examples": 2}},
+    "train": {{"epochs": 0}}, "baselines": [], "push": {{"repo": repo, "dense": False}},
+}}
+report = run(Recipe.model_validate(recipe), {str(tmp_path / "run")!r})
+facts = inspect(repo, verify=True)
+says(sorted(facts["files"]), facts["mask"] == report.facts["mask"]["digest"])
+recipe["push"] = {{"repo": "stranger/net"}}
+says(fails(lambda: run(Recipe.model_validate(recipe), {str(tmp_path / "other")!r})))
+"""
+    (files, same), (told,) = run(hub, code, folder)
+    assert {"README.md", "report.json", "recipe.yaml", "config.json", PACKED} <= set(files)
+    assert DENSE not in files
+    assert any(name.endswith(".png") for name in files)
+    assert same
+    assert "may not write" in told
+    assert f"the folder is complete: sigprune push {tmp_path / 'other'} stranger/net" in told
+    assert (tmp_path / "other" / "report.json").is_file()

@@ -423,7 +423,7 @@ def test_into_fills_the_given_parameters(saved: Path) -> None:
 
 
 def test_missing_folders_files_and_revisions(tmp_path: Path, saved: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a folder, or a repository"):
+    with pytest.raises(CheckpointError, match="no such folder"):
         load(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="holds neither"):
         load(tmp_path)

@@ -79,9 +79,9 @@ def test_the_mask_of_a_checkpoint(found, tmp_path):
     apply_(view, found)
     save(tmp_path / "there", view, found)
     assert load_mask(tmp_path / "there") == found
-    with pytest.raises(BadInput, match="there is no such folder"):
+    with pytest.raises(BadInput, match="no such folder"):
         load_mask(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="expected a folder that sigprune wrote, or a repository"):
+    with pytest.raises(BadInput, match="no such folder; expected one that sigprune wrote"):
         load_mask("timm:resnet18")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds neither"):
