@@ -20,6 +20,7 @@ restore_            move the kept entries towards isometry
 hold                keep the removed entries at zero while an optimizer trains
 save, load          sparse safetensors checkpoints, of folders and of the Hub
 push, pull          to the Hub and back
+convert             between dense and packed, file by file
 run                 a whole experiment from a recipe
 View, Mask, Step, Recipe, InitPolicy   the values that go in and out
 ==================  =====================================================================
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sigprune.verbs.budgeting import sparsity_for
     from sigprune.verbs.calibrating import calibrate_
     from sigprune.verbs.checkpoint import load, save
+    from sigprune.verbs.converting import convert
     from sigprune.verbs.holding import hold
     from sigprune.verbs.init_policy import InitPolicy
     from sigprune.verbs.initialising import reinit_
@@ -67,6 +69,7 @@ _HOMES = {
     "View": "values.view",
     "apply_": "verbs.pruning",
     "calibrate_": "verbs.calibrating",
+    "convert": "verbs.converting",
     "describe": "verbs.opening",
     "hold": "verbs.holding",
     "jacobian": "values.operator",
@@ -95,6 +98,7 @@ __all__ = [
     "View",
     "apply_",
     "calibrate_",
+    "convert",
     "describe",
     "hold",
     "jacobian",

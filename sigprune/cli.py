@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,6 @@ from sigprune.cli_options import (
     Force,
     Model,
     Out,
-    Pretrained,
     Quiet,
     RecipeRef,
     Revision,
@@ -29,10 +28,8 @@ from sigprune.cli_options import (
     Weights,
 )
 from sigprune.cli_process import guarded
+from sigprune.cli_prune import carry_out, convert, prune
 from sigprune.cli_words import compared, own_weights, recipe_for, setting
-
-if TYPE_CHECKING:
-    from sigprune.recipe import Recipe
 
 app = typer.Typer(
     add_completion=False,
@@ -73,58 +70,10 @@ def run(
     """Carry out a recipe: initialise, prune, restore isometry, train, save."""
     from sigprune.recipe import load_recipe
 
-    _carry_out(load_recipe(recipe, settings or ()), out, force=force, quiet=quiet, as_json=as_json)
+    carry_out(load_recipe(recipe, settings or ()), out, force=force, quiet=quiet, as_json=as_json)
 
 
-@app.command()
-def prune(
-    model: Model,
-    *,
-    sparsity: Annotated[float | None, typer.Option(help="fraction removed, in [0, 1) (0.9)")] = None,
-    parameters: Annotated[
-        str | None, typer.Option(help="instead: parameters kept in all, or a model that has as many")
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="REF", help="instead: a run's mask, from its folder or repository")
-    ] = None,
-    score: Annotated[str | None, typer.Option(help="what ranks the weights (snip)")] = None,
-    objective: Annotated[str | None, typer.Option(help="what such a score differentiates (labels)")] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="initialiser; none keeps values but opens closed gates (orthogonal)"),
-    ] = None,
-    allocation: Annotated[str | None, typer.Option(help="how much each weight keeps (pooled)")] = None,
-    schedule: Annotated[str | None, typer.Option(help="rounds of pruning (the score's own)")] = None,
-    isometry: Annotated[str | None, typer.Option(help="what restores isometry, or none (lbfgs)")] = None,
-    data: Annotated[str | None, typer.Option(help="data set (digits)")] = None,
-    size: Annotated[int | None, typer.Option(help="side of the images in pixels (the model's)")] = None,
-    epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing (10)")] = None,
-    pretrained: Pretrained = False,
-    seed: Seed = 0,
-    settings: Settings = None,
-    out: Out = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """The same for a model by name, without a recipe file; recipe.yaml in the folder shows all defaults."""
-    chosen: dict[str, str | int | float | None] = {
-        "prune.sparsity": sparsity,
-        "prune.parameters": parameters,
-        "prune.mask": mask,
-        "prune.score": score,
-        "prune.objective": objective,
-        "init.method": init,
-        "prune.allocation": allocation,
-        "prune.schedule": schedule,
-        "isometry": isometry,
-        "data.source": data,
-        "data.size": size,
-        "train.epochs": epochs,
-    }
-    given = [f"{path}={setting(value)}" for path, value in chosen.items() if value is not None]
-    recipe = recipe_for(model, pretrained, seed, [*given, *(settings or ())])
-    _carry_out(recipe, out, force=force, quiet=quiet, as_json=as_json)
+app.command()(prune)
 
 
 @app.command()
@@ -224,6 +173,7 @@ def layers(
 
 
 app.command()(check)
+app.command()(convert)
 app.command()(push)
 app.command()(pull)
 
@@ -284,16 +234,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
     return guarded(lambda: app(args=words, prog_name="sigprune", standalone_mode=False), given)
-
-
-def _carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
-    from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_report
-    from sigprune.experiment import run as carry_out
-
-    folder = out or Path("runs") / f"{recipe.name}-{recipe.digest[:8]}"
-    report = carry_out(recipe, folder, force=force, progress=watch(quiet=quiet))
-    if as_json:
-        print_json({"folder": str(folder), **report.data})
-    else:
-        print_report(console(), report, folder)

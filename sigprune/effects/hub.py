@@ -6,7 +6,6 @@ reads them.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,8 @@ from sigprune.base.folders import new_folder
 from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
 from sigprune.families.adapters._hub import fetch, listing
-from sigprune.values.packed import KEY, is_packed_file, read_manifest
+from sigprune.values.packed import is_packed_file, read_manifest
+from sigprune.verbs.converting import with_plug_in
 from sigprune.verbs.files import DENSE, DENSE_INDEX
 from sigprune.verbs.inspecting import check
 from sigprune.verbs.locating import CONFIG, local_folder, repository
@@ -103,7 +103,7 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool = True, sparse: bool
         raise BadInput(f"{folder}: it has no {DENSE}; push the packed model alone with --no-dense")
     made = {CARD: _card(folder, repo, dense=dense, sparse=sparse)}
     if not sparse and manifest.library == "transformers":
-        made[CONFIG] = _without_plug_in((folder / CONFIG).read_text(encoding="utf-8"))
+        made[CONFIG] = with_plug_in((folder / CONFIG).read_text(encoding="utf-8"), packed=False)
     files |= {name: len(text.encode()) for name, text in made.items()}
     return Upload(dict(sorted(files.items())), left_out, made)
 
@@ -251,14 +251,6 @@ def _card(folder: Path, repo: str, *, dense: bool, sparse: bool) -> str:
     if report is None:
         return plain_card(read_manifest(folder), repo=repo, dense=dense, sparse=sparse)
     return card(report, repo=repo, dense=dense, sparse=sparse)
-
-
-def _without_plug_in(config: str) -> str:
-    """The configuration of a model that has no packed file beside it."""
-    fields = json.loads(config)
-    if fields.get("quantization_config", {}).get("quant_method") == KEY:
-        del fields["quantization_config"]
-    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
 @contextmanager

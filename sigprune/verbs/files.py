@@ -25,6 +25,16 @@ MOST = 5 * 10**9
 """Bytes of tensors in one file, unless a single tensor is larger."""
 
 
+class Header(Protocol):
+    """What a file says of a tensor."""
+
+    def get_shape(self) -> list[int]:
+        """Its sizes."""
+
+    def get_dtype(self) -> str:
+        """Its dtype, as safetensors names it."""
+
+
 class Reader(Protocol):
     """What is used of an open file (safetensors has no types)."""
 
@@ -33,6 +43,9 @@ class Reader(Protocol):
 
     def get_tensor(self, name: str) -> Tensor:
         """One of them; its memory is the file's."""
+
+    def get_slice(self, name: str) -> Header:
+        """One of them, not read yet."""
 
 
 @contextmanager
@@ -157,6 +170,11 @@ class ShardWriter:
         self._added.append(name)
         self._bytes += size
         self.total_size += size
+
+    def flush(self) -> None:
+        """Write what was added since the last file, if anything was."""
+        if self._added:
+            self._flush()
 
     def close(self) -> dict[str, str]:
         """Write what is left and give the files their names: tensor -> file, in the order of the files."""

@@ -29,11 +29,12 @@ class Parts(Protocol):
 def zeroed(tensor: Tensor, keep: Tensor | None) -> Tensor:
     """The tensor on the CPU, contiguous, +0.0 where -0.0 was removed; a copy only where one is needed."""
     dense = tensor.detach().cpu().contiguous()
-    if keep is None or not bool((as_integers(dense)[~keep] != 0).any()):
+    if keep is None:
         return dense
-    dense = dense.clone()
-    as_integers(dense)[~keep] = 0
-    return dense
+    removed, bits = keep.logical_not(), as_integers(dense)
+    if not bool((bits != 0).logical_and_(removed).any()):
+        return dense
+    return bits.masked_fill(removed, 0).view(dense.dtype)
 
 
 def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec]) -> tuple[Tensors, Entry]:

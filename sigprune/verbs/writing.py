@@ -53,6 +53,10 @@ class PackedWriter:
         parts, self._entries[name] = pack(name, tensor, keep, self.codec)
         self._writer.add(name, {name + suffix: part for suffix, part in parts.items()})
 
+    def flush(self) -> None:
+        """Write what was added as a file of its own."""
+        self._writer.flush()
+
     def close(self) -> Manifest:
         """Finish the files, with an index if there are several; the manifest of the whole."""
         where = self._writer.close()
@@ -92,6 +96,11 @@ class DenseWriter:
     def add(self, name: str, tensor: Tensor) -> None:
         """One tensor, on the CPU and contiguous."""
         self._writer.add(name, {name: tensor})
+
+    def flush(self) -> None:
+        """Write what was added as a file of its own, if there may be several."""
+        if self.most is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Finish the files."""

@@ -1,0 +1,160 @@
+"""The commands that write checkpoints without a recipe: prune and convert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sigprune.base.errors import BadInput
+from sigprune.cli_options import (
+    AsJson,
+    Checkpoint,
+    Force,
+    Model,
+    Out,
+    Pretrained,
+    Quiet,
+    Revision,
+    Seed,
+    Settings,
+)
+from sigprune.cli_words import recipe_for, setting
+
+if TYPE_CHECKING:
+    from sigprune.recipe import Recipe
+
+
+def prune(
+    model: Model,
+    *,
+    sparsity: Annotated[float | None, typer.Option(help="fraction removed, in [0, 1) (0.9)")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="instead: parameters kept in all, or a model that has as many")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="REF", help="instead: a run's mask, from its folder or repository")
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="what ranks the weights (snip)")] = None,
+    objective: Annotated[str | None, typer.Option(help="what such a score differentiates (labels)")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="initialiser; none keeps values but opens closed gates (orthogonal)"),
+    ] = None,
+    allocation: Annotated[str | None, typer.Option(help="how much each weight keeps (pooled)")] = None,
+    schedule: Annotated[str | None, typer.Option(help="rounds of pruning (the score's own)")] = None,
+    isometry: Annotated[str | None, typer.Option(help="what restores isometry, or none (lbfgs)")] = None,
+    data: Annotated[str | None, typer.Option(help="data set (digits)")] = None,
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels (the model's)")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing (10)")] = None,
+    pretrained: Pretrained = False,
+    by_shard: Annotated[
+        bool,
+        typer.Option("--by-shard", help="prune files larger than memory; magnitude or random, nothing else"),
+    ] = False,
+    seed: Seed = 0,
+    settings: Settings = None,
+    out: Out = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """The same for a model by name, without a recipe file; recipe.yaml in the folder shows all defaults."""
+    chosen: dict[str, str | int | float | None] = {
+        "prune.sparsity": sparsity,
+        "prune.parameters": parameters,
+        "prune.mask": mask,
+        "prune.score": score,
+        "prune.objective": objective,
+        "init.method": init,
+        "prune.allocation": allocation,
+        "prune.schedule": schedule,
+        "isometry": isometry,
+        "data.source": data,
+        "data.size": size,
+        "train.epochs": epochs,
+    }
+    given = {path: value for path, value in chosen.items() if value is not None}
+    if by_shard:
+        _by_shard(model, {**given, **dict.fromkeys(settings or ())}, seed, out, quiet=quiet, as_json=as_json)
+    else:
+        words = [*(f"{path}={setting(value)}" for path, value in given.items()), *(settings or ())]
+        carry_out(recipe_for(model, pretrained, seed, words), out, force=force, quiet=quiet, as_json=as_json)
+
+
+def convert(
+    ref: Checkpoint,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="new folder")],
+    *,
+    to: Annotated[Literal["packed", "dense", "both"], typer.Option(help="what to write")] = "packed",
+    codec: Annotated[str, typer.Option(help="how masked tensors are packed")] = "bitmask",
+    mask: Annotated[
+        str | None, typer.Option(metavar="REF", help="mask of a dense checkpoint (its zeros tell)")
+    ] = None,
+    max_shard: Annotated[float, typer.Option(help="GB of tensors in one file")] = 5.0,
+    revision: Revision = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a checkpoint anew, packed or dense, file by file; dense ones that are sparse already too."""
+    from sigprune.cli_progress import watch
+    from sigprune.cli_tables import console, print_json, print_rows
+    from sigprune.verbs.converting import convert as write
+
+    with watch(quiet=quiet).step(f"convert {ref}"):
+        files = write(
+            ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=round(max_shard * 1e9)
+        )
+    if as_json:
+        print_json({"folder": str(folder), "files": dict(files)})
+    else:
+        print_rows(console(), [{"file": name, "bytes": size} for name, size in files.items()])
+
+
+def _by_shard(
+    model: str,
+    given: Mapping[str, str | int | float | None],
+    seed: int,
+    out: Path | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Prune files; everything that is not the threshold's belongs to networks that are run."""
+    from sigprune.cli_progress import watch
+    from sigprune.cli_tables import console, print_checkpoint, print_json
+    from sigprune.verbs.inspecting import inspect
+    from sigprune.verbs.pruning_files import prune_files
+
+    known = {"prune.sparsity": "0.9", "prune.score": "magnitude"}
+    if unused := ", ".join(sorted(given.keys() - known.keys())):
+        raise BadInput(f"--by-shard prunes files and runs no network: leave out {unused}")
+    told = {path: str(given.get(path, default)) for path, default in known.items()}
+    folder = out or Path("runs") / f"{model.rstrip('/').rpartition('/')[2]}-by-shard"
+    with watch(quiet=quiet).step("prune by shard") as tell:
+        prune_files(
+            model,
+            folder,
+            sparsity=float(told["prune.sparsity"]),
+            score=told["prune.score"],
+            seed=seed,
+            report=tell,
+        )
+    facts = inspect(folder)
+    print_json({"folder": str(folder), **facts}) if as_json else print_checkpoint(console(), facts)
+
+
+def carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
+    """Carry out a recipe and print its report."""
+    from sigprune.cli_progress import watch
+    from sigprune.cli_tables import console, print_json, print_report
+    from sigprune.experiment import run
+
+    folder = out or Path("runs") / f"{recipe.name}-{recipe.digest[:8]}"
+    report = run(recipe, folder, force=force, progress=watch(quiet=quiet))
+    if as_json:
+        print_json({"folder": str(folder), **report.data})
+    else:
+        print_report(console(), report, folder)

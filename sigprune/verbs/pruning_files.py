@@ -1,0 +1,145 @@
+"""Pruning checkpoints larger than memory: file by file, tensor by tensor, with one exact threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from sigprune.base.errors import BadInput
+from sigprune.base.family import Plain, Step
+from sigprune.base.folders import new_folder
+from sigprune.base.progress import Tell, ignore
+from sigprune.base.seeds import generator
+from sigprune.families.adapters import adapters
+from sigprune.families.codecs import codecs
+from sigprune.values.layout import Shape
+from sigprune.values.manifest import Manifest
+from sigprune.verbs.converting import copy_beside
+from sigprune.verbs.opening import describe
+from sigprune.verbs.packing import zeroed
+from sigprune.verbs.radix import kth_largest
+from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
+from sigprune.verbs.writing import DenseWriter, PackedWriter
+
+
+def prune_files(
+    ref: str | Path,
+    folder: str | Path,
+    *,
+    sparsity: float,
+    score: str = "magnitude",
+    codec: str | Step | ModuleType = "bitmask",
+    include: tuple[str, ...] = ("*",),
+    exclude: tuple[str, ...] = (),
+    seed: int = 0,
+    report: Tell = ignore,
+) -> Manifest:
+    """Prune a checkpoint without holding its model: read it for the threshold, read it again and write.
+
+    The entries with the largest scores of all prunable weights together are kept, exactly as many as the
+    sparsity says, whatever the number of files. Weights below the threshold become zero; that is all.
+
+    Args:
+        ref: dense safetensors of timm or transformers: a local folder, or ``user/repo[@revision]``.
+        folder: a new or empty folder for ``config.json``, dense and packed files, none larger than the
+            largest of the source.
+        sparsity: fraction removed, in [0, 1).
+        score: ``magnitude``, |w|; or ``random``.
+        codec: how masked tensors are packed.
+        include: shell patterns of weight names, roles or stages that pruning may touch.
+        exclude: the same of what it may not.
+        seed: of random scores, and of the choice among equal ones.
+        report: told (tensors done, tensors in all).
+
+    Returns:
+        The manifest of what was written. Cost: three readings (one more if equal scores have to be told
+        apart); random scores need one. Memory: at most one file of the source, one of the result and one
+        tensor with its scores.
+
+    Raises:
+        BadInput: the checkpoint cannot be read tensor by tensor, or a pattern matches nothing.
+        BadScores: a weight is NaN or infinite.
+        FolderExists: the folder is not empty.
+    """
+    if not 0 <= sparsity < 1:
+        raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
+    if score not in {"magnitude", "random"}:
+        raise BadInput(
+            f"score {score!r}: a checkpoint pruned file by file is never run; use magnitude or random"
+        )
+    source = dense_checkpoint(ref)
+    if source.lacking:
+        raise BadInput(
+            f"{ref}: its files have no {min(source.lacking)}: they name tensors otherwise than the model "
+            f"(first {min(source.extra, default='none')}); open, prune and save it in memory instead"
+        )
+    view = describe(source.model, include=include, exclude=exclude)
+    shapes = view.prunable_shapes()
+    total = sum(math.prod(shape) for shape in shapes.values())
+    kept = round(total * (1 - Fraction(str(sparsity))))
+    scores = _Scores(source, shapes, score, seed)
+    limit = kth_largest(scores.of_all, kept, scores.dtype, seed=seed)
+    said: dict[str, Plain] = {
+        "pruned_from": str(ref), "score": score, "sparsity": sparsity, "seed": seed,
+        "include": list(include), "exclude": list(exclude),
+    }  # fmt: skip
+    sharded = adapters.get(source.library).SHARDED
+    with new_folder(folder) as staging:
+        packed = PackedWriter(
+            staging,
+            source.library,
+            view.architecture,
+            source.tied,
+            said,
+            codecs.choose(codec),
+            source.largest,
+        )
+        dense = DenseWriter(staging, source.largest if sharded else None)
+        done = 0
+        for file in source.files():
+            for name, tensor in file:
+                keep = limit.keep(name, scores.of(name, tensor)) if name in shapes else None
+                values = zeroed(tensor, keep)
+                packed.add(name, values, keep)
+                dense.add(name, values)
+                report(done := done + 1, len(source.shapes))
+            packed.flush()
+            dense.flush()
+        dense.close()
+        manifest = packed.close()
+        copy_beside(source.folder, staging, source.library, packed=True)
+    return manifest
+
+
+class _Scores:
+    """Scores of a checkpoint's prunable weights, tensor by tensor, as often as they are asked for."""
+
+    def __init__(self, source: DenseCheckpoint, shapes: dict[str, Shape], score: str, seed: int) -> None:
+        self._source, self._shapes, self._score, self._seed = source, shapes, score, seed
+        wide = score == "random" or "F64" in source.dtypes(shapes)
+        self.dtype = torch.float64 if wide else torch.float32
+
+    def of_all(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and scores of every prunable weight."""
+        if self._score == "random":
+            for name in self._shapes:
+                yield name, self._random(name)
+        else:
+            for file in self._source.files():
+                for name, tensor in file:
+                    if name in self._shapes:
+                        yield name, self.of(name, tensor)
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """Scores of one weight."""
+        return self._random(name) if self._score == "random" else tensor.abs().to(self.dtype)
+
+    def _random(self, name: str) -> Tensor:
+        draws = generator(self._seed, "random by shard", name)
+        return torch.rand(self._shapes[name], generator=draws, dtype=torch.float64)

@@ -1,0 +1,141 @@
+"""Dense checkpoints tensor by tensor: for what would not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sigprune.base.errors import BadInput
+from sigprune.base.seeds import global_stream
+from sigprune.families.adapters import adapters
+from sigprune.families.adapters._sources import folder_of, weights_of
+from sigprune.values.layout import Shape
+from sigprune.verbs.files import Reader, dense_parts, reading
+from sigprune.verbs.opening import library_of, split_ref
+
+
+@dataclass(frozen=True, eq=False)
+class DenseCheckpoint:
+    """Weights on disk, and the model that they belong to, without values.
+
+    Attributes:
+        folder: where ``config.json`` is; of a repository the snapshot of one commit.
+        library: the adapter that knows it.
+        model: on the meta device.
+        weights: a safetensors file, or the index of several.
+        shapes: name -> shape of every tensor of the state dict; tied copies once.
+        tied: name of a tied copy -> the name that stands for it.
+        renamed: name in the files -> name in the state dict, where they differ: a tied copy's other name.
+        extra: names in the files that the model does not have.
+        lacking: names of the model that the files do not have: they name tensors otherwise (experts apart
+            that the model has in one tensor, say), so that they cannot be taken one by one.
+    """
+
+    folder: Path
+    library: str
+    model: nn.Module
+    weights: Path
+    shapes: Mapping[str, Shape]
+    tied: Mapping[str, str]
+    renamed: Mapping[str, str]
+    extra: frozenset[str]
+    lacking: frozenset[str]
+
+    def files(self) -> Iterator[Iterator[tuple[str, Tensor]]]:
+        """Name and tensor, file by file; a tensor's memory is the file's, until the next file is asked for.
+
+        What the model lacks is left out.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        seen: set[str] = set()
+        for path in dense_parts(self.weights):
+            with reading(path) as file:
+                yield self._of(file, seen)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All of them, each in memory of its own."""
+        for file in self.files():
+            for name, tensor in file:
+                yield name, tensor.clone()
+
+    def _of(self, file: Reader, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+        for own in file.offset_keys():
+            name = self.renamed.get(own, own)
+            if own not in self.extra and name not in seen:
+                seen.add(name)
+                yield name, file.get_tensor(own)
+
+    def dtypes(self, names: Container[str]) -> set[str]:
+        """The dtypes of the named tensors, as safetensors names them; from the headers of the files."""
+        found: set[str] = set()
+        for path in dense_parts(self.weights):
+            with reading(path) as file:
+                own = [name for name in file.offset_keys() if self.renamed.get(name, name) in names]
+                found |= {file.get_slice(name).get_dtype() for name in own}
+        return found
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest file."""
+        return max(path.stat().st_size for path in dense_parts(self.weights))
+
+
+def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCheckpoint:
+    """A checkpoint of timm or transformers whose tensors can be read one by one; none is read yet.
+
+    Args:
+        ref: a local folder, or a repository ``user/repo[@revision]``, which is fetched; safetensors only.
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        BadInput: there are no such weights, or some have another shape than the model's.
+    """
+    reference = split_ref(str(ref), revision)
+    library = library_of(reference)
+    adapter = adapters.get(library)
+    folder = folder_of(reference.source)
+    with global_stream(0, "skeleton", str(ref)), torch.device("meta"):
+        model = adapter.build(reference.source, {})
+    weights = weights_of(reference.source, folder, sharded=adapter.SHARDED)
+    shapes, tied = _skeleton(model)
+    found = _shapes_in(weights)
+    renamed = {alias: name for alias, name in tied.items() if alias in found}
+    extra = frozenset(found) - shapes.keys() - renamed.keys()
+    have = {renamed.get(name, name): shape for name, shape in found.items() if name not in extra}
+    for name, shape in have.items():
+        if shape != shapes[name]:
+            raise BadInput(
+                f"{ref}: {name} has the shape {shape} in its files, {shapes[name]} in the model; they are of "
+                "different architectures"
+            )
+    return DenseCheckpoint(
+        folder, library, model, weights, shapes, tied, renamed, extra, frozenset(shapes) - have.keys()
+    )
+
+
+def _skeleton(model: nn.Module) -> tuple[dict[str, Shape], dict[str, str]]:
+    """Shapes by name, and tied names, of a model without values: tied tensors are one object."""
+    first: dict[int, str] = {}
+    shapes: dict[str, Shape] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        known = first.setdefault(id(tensor), name)
+        if known == name:
+            shapes[name] = tuple(tensor.shape)
+        else:
+            tied[name] = known
+    return shapes, tied
+
+
+def _shapes_in(weights: Path) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for path in dense_parts(weights):
+        with reading(path) as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()}
+    return shapes
