@@ -80,12 +80,17 @@ class Tied(nn.Module):
 
 
 def pruned(
-    model: nn.Module, sparsity: float = 0.75, *, pattern: str = "unstructured", biases: bool = False
+    model: nn.Module,
+    sparsity: float = 0.75,
+    *,
+    pattern: str = "unstructured",
+    allocation: str = "pooled",
+    biases: bool = False,
 ) -> tuple[View, Mask]:
     view = describe(model.eval())
     if biases:
         view = view.select(biases=True)
-    mask = prune(view, sparsity=sparsity, score="magnitude", pattern=pattern)
+    mask = prune(view, sparsity=sparsity, score="magnitude", pattern=pattern, allocation=allocation)
     apply_(view, mask)
     return view, mask
 
@@ -335,7 +340,7 @@ LIES = {
     "weight: part '': expected bytes of the shape": lambda t, _: t.update(weight=t["weight"][0].clone()),
     "bytes of part '_sparse_bits'": lambda t, _: t["weight_sparse_bits"][0].bitwise_xor_(1),
     "bytes of part ''": lambda t, _: t["weight"].neg_(),
-    "weight: expected 4 values": lambda t, m: (
+    "weight: part '': expected 16 bytes": lambda t, m: (
         t.update(weight=t["weight"][:, :, 4:].clone()),
         repart(m, t),
     ),
@@ -379,7 +384,9 @@ def test_a_shape_that_the_parts_do_not_fill_is_refused_before_memory_is_asked_fo
     saved: Path, shape: tuple[int, ...]
 ) -> None:
     rewrite(saved, lambda _, m: reshape(m, "weight", *shape))
-    with pytest.raises(CheckpointError, match=f"weight: expected {(math.prod(shape) + 7) // 8} mask bytes"):
+    with pytest.raises(
+        CheckpointError, match=f"weight: part '_sparse_bits': expected {(math.prod(shape) + 7) // 8} bytes"
+    ):
         load_mask(saved)
 
 

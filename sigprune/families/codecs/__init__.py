@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 class Codec(Protocol):
     """A member packs one tensor into parts, and unpacks them.
 
-    ``encode(tensor, keep, *, options)`` gives parts by suffix; ``decode(parts, shape, dtype)`` gives the
-    dense tensor and its mask, on the CPU. Parts are dense tensors; decoding needs no options.
+    ``encode(tensor, keep, *, options)`` gives the parts: the main one under the key "", the others under the
+    suffixes that ``SUFFIXES`` lists, separated by blanks. Every part is a vector of bytes (uint8) on the CPU;
+    equal tensors give equal bytes. A mask that the codec cannot pack is refused with
+    :class:`~sigprune.base.errors.BadInput`. ``decode(parts, shape, dtype, kept)`` gives the dense tensor and
+    its mask, on the CPU; decoding needs no options.
+
     Lossless on the kept entries, bit for bit (-0.0, NaN payloads and kept zeros included); removed entries
-    decode to +0.0. ``SUFFIXES`` lists the parts' suffixes, separated by blanks. Decoding refuses parts that
-    do not fit the shape with :class:`~sigprune.base.errors.CheckpointError`.
+    decode to +0.0. Parts may come from a file's mapped memory, where entries of the dtype may not lie:
+    copy them before reading them as such. Decoding refuses parts that do not fit shape, dtype and ``kept``
+    (which is between 0 and the number of entries) with
+    :class:`~sigprune.base.errors.CheckpointError`, and never takes more memory than these justify.
     """
 
     SUFFIXES: str
