@@ -23,6 +23,9 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+_LONGEST = 1000
+"""Characters of a message that quotes a file."""
+
 
 class SigpruneError(Exception):
     """Root of every error that sigprune raises on purpose."""
@@ -64,7 +67,10 @@ class DataError(BadInput):
 
 
 class CheckpointError(BadInput):
-    """A checkpoint that is not what it says it is."""
+    """A checkpoint that is not what it says it is; what a file says is quoted up to a length."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
 
 
 @contextmanager

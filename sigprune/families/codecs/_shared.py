@@ -103,7 +103,7 @@ def scatter(
         stop = min(start + CHUNK, size)
         ones = np.unpackbits(bits[start // 8 : (stop + 7) // 8], count=stop - start, bitorder="little")
         kept[start:stop] = ones
-        places = np.flatnonzero(ones)
+        places = np.flatnonzero(ones.view(np.bool_))  # half the time of that over numbers
         if done + len(places) > len(values):
             break
         flat[start:stop][places] = values[done : done + len(places)]
