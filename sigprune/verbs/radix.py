@@ -21,27 +21,27 @@ class Threshold:
     """Which entries are the k largest of all.
 
     Attributes:
-        key: bits of the k-th largest number; what is larger is kept.
+        key: bits of the k-th largest number, and what is larger is kept; None: nothing is.
         ties: name -> how many of the entries that equal it are kept; None: all of them.
         seed: of the choice among them.
     """
 
-    key: int
+    key: int | None
     ties: Mapping[str, int] | None
     seed: int
 
     def keep(self, name: str, scores: Tensor) -> Tensor:
         """The kept entries of one tensor; memory: one boolean, and while it works one integer, per entry."""
         keys = bits_of(name, scores)
+        if self.key is None:
+            return torch.zeros(keys.shape, dtype=torch.bool)
+        if self.ties is None:
+            return keys >= self.key
         keep = keys > self.key
-        if self.key >= 0:
-            equal = (keys == self.key).reshape(-1)
-            if self.ties is None:
-                keep |= equal.reshape(keep.shape)
-            elif self.ties.get(name, 0):
-                places = equal.nonzero().reshape(-1)
-                chosen = pick(self.ties[name], len(places), generator(self.seed, "ties by shard", name))
-                keep.view(-1)[places[chosen]] = True
+        if self.ties.get(name, 0):
+            places = (keys == self.key).reshape(-1).nonzero().reshape(-1)
+            chosen = pick(self.ties[name], len(places), generator(self.seed, "ties by shard", name))
+            keep.view(-1)[places[chosen]] = True
         return keep
 
 
@@ -76,7 +76,7 @@ def kth_largest(
         seed: of the choice among equal entries.
     """
     if count == 0:
-        return Threshold((1 << 63) - 1, None, seed)
+        return Threshold(None, None, seed)
     prefix, left = 0, count
     for shift in range(8 * dtype.itemsize - _DIGIT, -1, -_DIGIT):
         counted = np.zeros(1 << _DIGIT, dtype=np.int64)

@@ -1,0 +1,149 @@
+"""Pruning file by file: the same mask as in memory, exact counts, whatever the number of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sigprune.base.errors import BadInput, BadScores
+from sigprune.values.packed import PACKED, read_manifests
+from sigprune.verbs.checkpoint import load
+from sigprune.verbs.files import DENSE
+from sigprune.verbs.inspecting import inspect
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning import apply_, prune
+from sigprune.verbs.pruning_files import prune_files
+from sigprune.verbs.radix import kth_largest
+from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits
+
+SPREAD = {
+    "normal": lambda n: torch.randn(n).abs(),
+    "equal": lambda n: torch.ones(n),
+    "few values": lambda n: torch.randint(0, 3, (n,)).float(),
+    "subnormal": lambda n: torch.arange(n).float() * 1e-45,
+    "wide": lambda n: 10.0 ** torch.linspace(-44, 38, n),
+    "one bin": lambda n: 1 + torch.arange(n) * 2.0**-23,
+}
+
+
+@pytest.mark.parametrize("spread", SPREAD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_threshold_is_that_of_sorting(spread: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    numbers = SPREAD[spread](997).to(dtype)
+    parts = dict(zip("abc", numbers.split([400, 0, 597]), strict=True))
+    ordered = numbers.sort(descending=True).values
+    for count in (0, 1, 2, 399, 996, 997):
+        limit = kth_largest(lambda: parts.items(), count, dtype, seed=0)
+        keep = {name: limit.keep(name, part) for name, part in parts.items()}
+        chosen = numbers[torch.cat(list(keep.values()))]
+        assert len(chosen) == count
+        assert torch.equal(chosen.sort(descending=True).values, ordered[:count])
+        again = kth_largest(lambda: parts.items(), count, dtype, seed=0)
+        assert all(torch.equal(keep[name], again.keep(name, part)) for name, part in parts.items())
+
+
+def test_ties_are_shared_by_size_and_seed_and_not_by_position() -> None:
+    parts = {"a": torch.ones(1000), "b": torch.ones(3000)}
+
+    def kept(seed: int) -> dict[str, Tensor]:
+        limit = kth_largest(lambda: parts.items(), 1001, torch.float32, seed=seed)
+        return {name: limit.keep(name, part) for name, part in parts.items()}
+
+    one, other = kept(0), kept(1)
+    assert sum(int(k.sum()) for k in one.values()) == 1001
+    assert int(one["a"].sum()) in {250, 251}
+    assert not torch.equal(one["b"], other["b"])
+    assert 600 < int(one["b"].nonzero()[:, 0].median()) < 2400
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_odd_scores_are_named(odd: float) -> None:
+    with pytest.raises(BadScores, match=r"b: 1 of 2 scores are NaN, infinite or negative"):
+        kth_largest(lambda: {"b": torch.tensor([1.0, odd])}.items(), 1, torch.float32, seed=0)
+
+
+@pytest.fixture(scope="module", params=["10KB", "1GB"])
+def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    torch.manual_seed(0)
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"]).eval()
+    folder = tmp_path_factory.mktemp("by-shard") / "x"
+    model.save_pretrained(folder, max_shard_size=request.param)
+    return model, folder
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+def test_the_mask_is_that_of_pruning_in_memory(
+    dense: tuple[nn.Module, Path], tmp_path: Path, sparsity: float
+) -> None:
+    model, folder = dense
+    manifest = prune_files(folder, tmp_path / "y", sparsity=sparsity, codec="compact")
+    own = open_model(str(folder), pretrained=True).eval()
+    view = describe(own)
+    mask = prune(view, sparsity=sparsity, score="magnitude")
+    apply_(view, mask)
+    loaded = load(tmp_path / "y", verify=True)
+    assert loaded.mask == mask
+    assert_same_bits(loaded.model, own)
+    assert_same_bits(type(model).from_pretrained(tmp_path / "y"), own)
+    assert_same_bits(type(model).from_pretrained(tmp_path / "y", variant="sparse"), own)
+    assert manifest.kept == mask.kept
+    files = sorted(p.name for p in folder.iterdir() if p.name.endswith(".safetensors"))
+    assert sorted(p.name for p in (tmp_path / "y").iterdir() if p.name in files) == files
+    assert inspect(tmp_path / "y", verify=True)["verified"]["dense"]
+
+
+def test_random_scope_and_half_precision(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    folder = dense[1]
+    one = prune_files(folder, tmp_path / "1", sparsity=0.7, score="random", exclude=("*.key.*",), seed=3)
+    two = prune_files(folder, tmp_path / "2", sparsity=0.7, score="random", exclude=("*.key.*",), seed=3)
+    other = prune_files(folder, tmp_path / "3", sparsity=0.7, score="random", exclude=("*.key.*",), seed=4)
+    assert one.mask_digest == two.mask_digest != other.mask_digest
+    assert (one.kept, one.kept) == (other.kept, round(0.3 * one.total))
+    assert not any(".key." in name for name in one.masked)
+    half = open_model(str(folder), pretrained=True).bfloat16()
+    half.save_pretrained(tmp_path / "half")
+    manifest = prune_files(tmp_path / "half", tmp_path / "4", sparsity=0.5)
+    assert {entry.dtype for entry in manifest.tensors.values()} == {"bfloat16"}
+    assert manifest.kept == round(manifest.total / 2)
+
+
+def test_timm_in_one_file(tmp_path: Path) -> None:
+    model = open_model("timm:test_resnet", args={"num_classes": 5}).eval()
+    from timm.models._hub import save_for_hf
+
+    save_for_hf(model, tmp_path / "x", safe_serialization=True)
+    prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.8)
+    view = describe(open_model(str(tmp_path / "x"), pretrained=True).eval())
+    mask = prune(view, sparsity=0.8, score="magnitude")
+    assert load(tmp_path / "y").mask == mask
+    assert {PACKED, DENSE, "config.json"} == {p.name for p in (tmp_path / "y").iterdir()}
+    assert list(read_manifests(tmp_path / "y")) == [PACKED]
+
+
+def test_refusals_leave_nothing(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    folder = dense[1]
+    for options, message in (
+        ({"sparsity": 1.0}, "0 <= sparsity < 1"),
+        ({"sparsity": 0.5, "score": "snip"}, "never run"),
+        ({"sparsity": 0.5, "include": ("nothing",)}, "matches no weight"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            prune_files(folder, tmp_path / "y", **options)
+    mixtral = open_model("transformers:mixtral", args=LIBRARIES["transformers:mixtral"])
+    mixtral.save_pretrained(tmp_path / "mixtral")
+    with pytest.raises(BadInput, match="name tensors otherwise"):
+        prune_files(tmp_path / "mixtral", tmp_path / "y", sparsity=0.5)
+    bert = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
+    bert.save_pretrained(tmp_path / "odd")
+    tensors = {name: t.clone() for name, t in load_file(tmp_path / "odd" / DENSE).items()}
+    name = next(n for n in tensors if n.endswith("query.weight"))
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, tmp_path / "odd" / DENSE, {"format": "pt"})
+    with pytest.raises(BadScores, match=r"query\.weight: 1 of 256"):
+        prune_files(tmp_path / "odd", tmp_path / "y", sparsity=0.5)
+    assert not (tmp_path / "y").exists()
