@@ -44,14 +44,8 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
     if not 0 <= damping <= 1:
         raise BadInput(f"score 'synflow': expected 0 <= damping <= 1, got {damping}")
     view = problem.view.using("fresh") if problem.view.batchnorm == "batch" else problem.view
-    own = view.params()
-    leaves = {
-        name: value.detach().abs_() if value.dtype is not own[name].dtype else value.detach().abs()
-        for name, value in problem.leaves(torch.float64).items()
-    }
-    if damping > 0:
-        for name, total in _row_sums(view).items():
-            leaves[name] /= total**damping
+    sizes = problem.workspace.masked(problem.mask, lambda: _absolute(problem, damping))
+    leaves = {name: value.detach() for name, value in sizes.items()}
     for name in problem.mask.keep:
         leaves[name].requires_grad_()
     with view.probing():
@@ -65,6 +59,19 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
             + ("lower the gain of the init" if damping == 1 else f"raise the option damping, now {damping:g}")
         )
     return scores
+
+
+def _absolute(problem: Problem, damping: float) -> Tensors:
+    """Every parameter as an absolute value in float64, damped; removed entries zero."""
+    own = problem.view.params()
+    sizes = {
+        name: value.detach().abs_() if value.dtype is not own[name].dtype else value.detach().abs()
+        for name, value in problem.leaves(torch.float64).items()
+    }
+    if damping > 0:
+        for name, total in _row_sums(problem.view).items():
+            sizes[name] /= total**damping
+    return sizes
 
 
 def _finite(values: torch.Tensor) -> bool:
