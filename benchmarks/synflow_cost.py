@@ -1,7 +1,8 @@
 """What synaptic flow in rounds costs, next to as many forward and backward passes of the same input.
 
-After every round of one ``prune`` comes one plain pass, which is not counted into its time: both sides see the same
-moods of the machine. The ratio is that of the sums over all rounds, so that dear first rounds count.
+After every round of one ``prune`` comes one plain pass, which is not counted into its time: both sides see the
+same moods of the machine. Ratios of the sums over all rounds, in which dear first rounds count, and of the
+medians, in which other work on the machine does not.
 
 python benchmarks/synflow_cost.py --model resnet50 --rounds 100 --repeats 3
 """
@@ -39,17 +40,17 @@ def main() -> None:
     print(f"{arguments.model}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for _ in range(3):
         one_pass(twin, inputs)
-    ratios = []
+    found = []
     for _ in range(arguments.repeats):
         clock = Clock(twin, inputs)
         prune_in_rounds(view, arguments, clock)
-        rounds, passes = sum(clock.rounds), sum(clock.passes)
-        ratios.append(rounds / passes)
-        print(
-            f"{arguments.rounds} rounds of synflow {rounds:.1f} s ({statistics.median(clock.rounds):.3f} s, the median), "
-            f"as many passes in float64 {passes:.1f} s ({statistics.median(clock.passes):.3f} s): ratio {ratios[-1]:.3f}"
-        )
-    print(f"median ratio {statistics.median(ratios):.3f} (target: at most 1.15)")
+        both = [(sum(seconds), statistics.median(seconds)) for seconds in (clock.rounds, clock.passes)]
+        found.append([a / b for a, b in zip(*both, strict=True)])
+        for name, (whole, each) in zip(("rounds of synflow", "passes in float64"), both, strict=True):
+            print(f"{arguments.rounds} {name}: {whole:.1f} s, median {each:.3f} s")
+        print("ratio of the sums {:.3f}, of the medians {:.3f}".format(*found[-1]), flush=True)
+    sums, medians = (statistics.median(values) for values in zip(*found, strict=True))
+    print(f"over the repeats: sums {sums:.3f}, medians {medians:.3f} (target: at most 1.15)")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import Objective, objectives, preparation
-from sigprune.families.scores import Score, scores
+from sigprune.families.scores import Score, remedy, scores
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Prepare, Problem, Setting, Workspace, unprepared
@@ -107,11 +107,21 @@ class Scorer:
                 bad = int((~torch.isfinite(values)).sum())
                 raise BadScores(
                     f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
-                    f"{_cause(self.view)}"
+                    f"{self._cause()}"
                 )
             plain = values.detach().to(_selection_dtype(values))
             found[name] = plain.clone() if plain.data_ptr() in own else plain
         return found
+
+    def _cause(self) -> str:
+        """Why scores are not finite, and what to do."""
+        for name, parameter in self.view.params().items():
+            if not bool(torch.isfinite(parameter).all()):
+                return f"the parameter {name} itself holds NaN or infinity: load or draw its values anew"
+        own = remedy(self.score.member)
+        if own is not None:
+            return own(**self.score.options)
+        return "the score overflows: lower the init gain, look at the spectrum after init and at the data"
 
 
 @dataclass(eq=False)
@@ -133,14 +143,6 @@ def _length(item: BatchLike) -> int:
         return len(item)
     first = next(iter(item.values() if isinstance(item, Mapping) else item), None)
     return len(first) if isinstance(first, Tensor) else 0
-
-
-def _cause(view: View) -> str:
-    """Why scores are not finite, and what to do."""
-    for name, parameter in view.params().items():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"the parameter {name} itself holds NaN or infinity: load or draw its values anew"
-    return "the score overflows: lower the init gain, look at the spectrum after init and at the data"
 
 
 def _selection_dtype(values: Tensor) -> torch.dtype:

@@ -32,7 +32,7 @@ def whole_units(ranking: Ranking, allocate: Allocate, tile: Tile) -> dict[str, T
         allocate: the allocation.
         tile: the units of a matrix.
 
-    Memory: the means are written over the scores; an eighth of the scores for the order of units of 16
+    Memory: the means are written over the scores; a sixteenth of the scores for the order of units of 16
     entries, the masks, one block.
 
     Raises:
@@ -56,24 +56,33 @@ class _Units:
     Attributes:
         site: where the blocks sit.
         tiles: block -> rows and columns of its units.
-        grids: block -> rows and columns of units that it has.
+        shapes: block -> rows and columns of its matrix.
         order: all units, best first; ties in random order.
-        paid: entries in the first k units of that order, k = 0 ... all of them.
     """
 
     site: Site
     tiles: list[tuple[int, int]]
-    grids: list[torch.Size]
+    shapes: list[tuple[int, int]]
     order: Tensor
-    paid: Tensor
+
+    def grids(self) -> list[tuple[Tensor, Tensor]]:
+        """Block -> heights of its rows of units, and widths of its columns of units."""
+        pairs = zip(self.shapes, self.tiles, strict=True)
+        return [(_lengths(n, height), _lengths(m, width)) for (n, m), (height, width) in pairs]
+
+    def paid(self) -> Tensor:
+        """Entries in the first k units of the order, k = 0 ... all of them (made anew: it is as long)."""
+        sizes = torch.cat([torch.outer(*grid).reshape(-1) for grid in self.grids()])
+        return functional.pad(sizes[self.order.long()].cumsum(0), (1, 0))
 
     def keep(self, shape: Shape, number: int) -> Tensor:
         """The mask of the first units of the order."""
         chosen = torch.zeros(len(self.order), dtype=torch.bool)
         chosen[self.order[:number].long()] = True
         keep = torch.empty(shape, dtype=torch.bool)
-        flags = chosen.split([grid.numel() for grid in self.grids])
-        for rows, flag, grid, tile in zip(self.site.rows(keep), flags, self.grids, self.tiles, strict=True):
+        grids = [(len(heights), len(widths)) for heights, widths in self.grids()]
+        flags = chosen.split([tall * wide for tall, wide in grids])
+        for rows, flag, grid, tile in zip(self.site.rows(keep), flags, grids, self.tiles, strict=True):
             _spread_(rows, flag.reshape(grid), *tile)
         return keep
 
@@ -95,20 +104,19 @@ def _band(rows: Tensor, height: int) -> int:
 
 def _units(scores: Tensor, site: Site, generator: torch.Generator, tile: Tile) -> _Units:
     """The units of a weight; their means are written over its scores."""
-    tiles, means, sizes = [], [], []
+    tiles, shapes, means = [], [], []
     for rows in site.rows(scores):
         count, columns = len(rows), rows[0].numel()
         height, width = (min(pair) for pair in zip(tile((count, columns)), (count, columns), strict=True))
         tiles.append((height, width))
+        shapes.append((count, columns))
         means.append(_means(rows, height, width))
-        sizes.append(torch.outer(_lengths(count, height), _lengths(columns, width)).reshape(-1))
         _spread_(rows, means[-1], height, width)
     everything = torch.cat([part.reshape(-1) for part in means])
     shuffled = torch.randperm(len(everything), generator=generator)
     order = shuffled[everything[shuffled].argsort(descending=True, stable=True)]
-    paid = functional.pad(torch.cat(sizes)[order].cumsum(0), (1, 0))
-    dtype = torch.int32 if scores.numel() < 2**31 else torch.int64  # they are held for all weights at once
-    return _Units(site, tiles, [part.shape for part in means], order.to(dtype), paid.to(dtype))
+    # those of all weights are held at once
+    return _Units(site, tiles, shapes, order.to(torch.int32 if len(order) < 2**31 else torch.int64))
 
 
 def _means(rows: Tensor, height: int, width: int) -> Tensor:
@@ -124,11 +132,19 @@ def _lengths(total: int, step: int) -> Tensor:
 
 def _whole(ranking: Ranking, units: dict[str, _Units], counts: dict[str, int]) -> dict[str, int]:
     """Name -> number of whole units, by largest remainder."""
-    numbers = {n: int(torch.searchsorted(units[n].paid, k, right=True)) - 1 for n, k in counts.items()}
-    rest = ranking.budget - sum(int(units[n].paid[number]) for n, number in numbers.items())
-    names = [n for n, number in numbers.items() if number + 1 < len(units[n].paid)]
-    price = {n: int(units[n].paid[numbers[n] + 1] - units[n].paid[numbers[n]]) for n in names}
-    missed = {n: (counts[n] - int(units[n].paid[numbers[n]])) / price[n] for n in names}
+    numbers: dict[str, int] = {}
+    price: dict[str, int] = {}
+    missed: dict[str, float] = {}
+    rest = ranking.budget
+    for name, count in counts.items():
+        paid = units[name].paid()
+        numbers[name] = int(torch.searchsorted(paid, count, right=True)) - 1
+        spent = int(paid[numbers[name]])
+        rest -= spent
+        if numbers[name] + 1 < len(paid):
+            price[name] = int(paid[numbers[name] + 1]) - spent
+            missed[name] = (count - spent) / price[name]
+    names = list(price)
     shuffled = [names[i] for i in torch.randperm(len(names), generator=ranking.generator).tolist()]
     for name in sorted(shuffled, key=lambda n: -missed[n]):
         if missed[name] > 0 and price[name] <= rest:
