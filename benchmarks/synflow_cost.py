@@ -1,6 +1,6 @@
 """What synaptic flow in rounds costs, next to as many forward and backward passes of the same input.
 
-After every round of one ``prune`` comes one plain pass, which is not counted into its time: both sides see the
+After every round of one ``prune`` comes one plain pass, not counted into its time: both sides see the
 same moods of the machine. Ratios of the sums over all rounds, in which dear first rounds count, and of the
 medians, in which other work on the machine does not.
 
