@@ -45,8 +45,8 @@ class Mask:
 
     @classmethod
     def dense(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
-        """The mask that keeps everything; each tensor is one True, expanded, and takes no memory."""
-        return cls({name: torch.ones((), dtype=torch.bool).expand(shape) for name, shape in shapes.items()})
+        """The mask that keeps everything."""
+        return cls({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
 
     @property
     def kept(self) -> int:
