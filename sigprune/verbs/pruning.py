@@ -199,7 +199,7 @@ def rehearse(view: View, sparsity: float, method: Method) -> None:
 
 
 def _everything(shapes: Mapping[str, Shape]) -> Mask:
-    """The dense mask to start from: each tensor is one True, expanded, and takes no memory; never returned."""
+    """The dense mask to start from; each tensor is one True, expanded: no memory. Not returned."""
     return Mask({name: torch.ones((), dtype=torch.bool).expand(shape) for name, shape in shapes.items()})
 
 
