@@ -40,30 +40,32 @@ def ranking(
 ) -> Ranking:
     """Uniform (or equal) scores; entries are removed at random."""
     draw = generator(seed, "test", "ranking")
-    scores, capacity = {}, {}
+    scores, left = {}, {}
     for name, (shape, _) in entries.items():
         values = torch.rand(shape, generator=draw)
-        gone = torch.rand(shape, generator=draw) < removed
-        scores[name] = (values * (not tied)).masked_fill(gone, -torch.inf)
-        capacity[name] = int((~gone).sum())
-    return of_scores(scores, capacity, budget, seed, entries)
+        left[name] = torch.rand(shape, generator=draw) >= removed
+        scores[name] = values * (not tied)
+    return of_scores(scores, budget, seed, entries, left=left)
 
 
 def of_scores(
     scores: Mapping[str, torch.Tensor],
-    capacity: Mapping[str, int],
     budget: int,
     seed: int = 0,
     entries: Entries = SITES,
+    *,
+    left: Mapping[str, torch.Tensor] | None = None,
 ) -> Ranking:
-    """A ranking of given scores over the entries."""
+    """A ranking of given scores over the entries; nothing was removed earlier, or what ``left`` says."""
+    left = left or {name: torch.ones(values.shape, dtype=torch.bool) for name, values in scores.items()}
     return Ranking(
         dict(scores),
-        capacity,
+        {name: int(flags.sum()) for name, flags in left.items()},
         {name: site for name, (_, site) in entries.items()},
         budget,
         generator(seed, "test", "allocate"),
         lambda name: generator(seed, "test", name),
+        {name: flags for name, flags in left.items() if not bool(flags.all())},
     )
 
 

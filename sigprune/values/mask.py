@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, MaskViolated
-from sigprune.base.tensors import Tensors
+from sigprune.base.tensors import Tensors, tally
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +51,7 @@ class Mask:
     @property
     def kept(self) -> int:
         """Number of kept entries."""
-        return sum(int(t.count_nonzero()) for t in self.keep.values())
+        return sum(tally(t) for t in self.keep.values())
 
     @property
     def total(self) -> int:
@@ -65,7 +65,7 @@ class Mask:
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Weight name -> (kept, total)."""
-        return {name: (int(t.count_nonzero()), t.numel()) for name, t in self.keep.items()}
+        return {name: (tally(t), t.numel()) for name, t in self.keep.items()}
 
     def __and__(self, other: Mask) -> Mask:
         """Entries kept by both; the masks must have the same names."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sigprune.base.errors import NeedsData
-from sigprune.base.tensors import Tensors
+from sigprune.base.tensors import Tensors, tally
 from sigprune.values.batch import Batch, BatchLike
+from sigprune.values.bits import zeroed
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
 
@@ -38,6 +40,42 @@ def unprepared(_number: int, batch: Batch) -> Batch:
     return batch
 
 
+@dataclass(eq=False)
+class Workspace:
+    """Tensors that a score keeps between the rounds of one pruning, so that a round pays for what changes.
+
+    Attributes:
+        mask: of the last round; None before the first.
+        tensors: name -> tensor, zero where the mask removes.
+    """
+
+    mask: Mask | None = None
+    tensors: Tensors = field(default_factory=dict)
+
+    def masked(self, mask: Mask, make: Callable[[], Tensors]) -> Tensors:
+        """The tensors with zeros where the mask removes; made anew if there are none, or if entries returned.
+
+        Args:
+            mask: of this round.
+            make: makes them, masked; from what does not change between the rounds.
+        """
+        if self.mask is None or not self._follow(self.mask, mask):
+            self.tensors = make()
+        self.mask = mask
+        return self.tensors
+
+    def _follow(self, before: Mask, after: Mask) -> bool:
+        if before.keep.keys() != after.keep.keys():
+            return False
+        for name, keep in after.keep.items():
+            changed = torch.from_numpy(np.flatnonzero((keep ^ before.keep[name]).numpy()))
+            if bool(keep.reshape(-1)[changed].any()):
+                return False
+            values = self.tensors[name].view(-1)
+            values.index_fill_(0, changed.to(values.device), 0.0)
+        return True
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A network, the entries still kept, and the evidence that a score may use.
@@ -49,6 +87,7 @@ class Problem:
         objective: (output, batch) -> scalar mean over the batch.
         data: what the caller gave, or None; read it through :meth:`batches`.
         prepare: (number of the batch, batch) -> the batch as the objective wants it before the forward pass.
+        workspace: the same one in all rounds of a pruning; the score's own.
     """
 
     view: View
@@ -57,6 +96,7 @@ class Problem:
     objective: Objective
     data: Iterable[BatchLike] | None = None
     prepare: Prepare = unprepared
+    workspace: Workspace = field(default_factory=Workspace)
 
     def batches(self) -> Iterator[Batch]:
         """The batches, ready for the model and for the objective.
@@ -85,8 +125,8 @@ class Problem:
         """
         tensors = self.view.params()
         for name, keep in self.mask.keep.items():
-            if not bool(keep.all()):
-                tensors[name] = tensors[name].masked_fill(~keep.to(tensors[name].device), 0.0)
+            if tally(keep) < keep.numel():
+                tensors[name] = zeroed(tensors[name], keep)
         if dtype is not None:
             tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
         return {k: t.detach().requires_grad_() if k in self.mask.keep else t for k, t in tensors.items()}

@@ -22,6 +22,7 @@ from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import own_schedule
 from sigprune.values.batch import BatchLike
+from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.scoring import Scorer
@@ -138,7 +139,7 @@ def choose_mask(
     scorer = Scorer.of(view, method.score, method.objective, seed)
     plan = schedules.choose(method.schedule or own_schedule(vars(scorer.score.member)))
     allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
-    mask = everything = Mask.dense(shapes)
+    mask = everything = _everything(shapes)
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
     budgets = plan.member.kept(mask.total, target, **plan.options)
@@ -195,6 +196,11 @@ def rehearse(view: View, sparsity: float, method: Method) -> None:
     dense, zeros = Mask.dense(shapes), {name: torch.zeros(shape) for name, shape in shapes.items()}
     target = round(dense.total * (1 - Fraction(str(sparsity))))
     Selector(sites(view), allocation, pattern, 0)(zeros, dense, target, "rehearsal")
+
+
+def _everything(shapes: Mapping[str, Shape]) -> Mask:
+    """The dense mask to start from; each tensor is one True, expanded: no memory. Not returned."""
+    return Mask({name: torch.ones((), dtype=torch.bool).expand(shape) for name, shape in shapes.items()})
 
 
 def _tell(report: Tell, before: int, total: int, count: int) -> None:

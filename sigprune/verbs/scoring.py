@@ -16,10 +16,10 @@ from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import Objective, objectives, preparation
-from sigprune.families.scores import Score, scores
+from sigprune.families.scores import Score, remedy, scores
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.mask import Mask
-from sigprune.values.problem import Prepare, Problem, Setting, unprepared
+from sigprune.values.problem import Prepare, Problem, Setting, Workspace, unprepared
 from sigprune.values.view import View
 
 
@@ -35,12 +35,14 @@ class Scorer:
         score: ranks the entries.
         objective: what it differentiates, if it differentiates one.
         seed: of random scores, and of what an objective draws.
+        workspace: what the score keeps between calls: the network does not change between them.
     """
 
     view: View
     score: Choice[Score]
     objective: Choice[Objective]
     seed: int
+    workspace: Workspace = field(default_factory=Workspace)
 
     @classmethod
     def of(
@@ -65,7 +67,7 @@ class Scorer:
         data = None if batches is None else _Counted(batches)
         aim = partial(self.objective.member.objective, **self.objective.options)
         draws = generator(self.seed, "score", draw)
-        problem = Problem(self.view, mask, draws, aim, data, self._prepare())
+        problem = Problem(self.view, mask, draws, aim, data, self._prepare(), self.workspace)
         found = self._checked(self.score.member.score(problem, **self.score.options))
         if data is not None:
             processes.expect_equal([*data.sizes], "the sizes of the batches that are scored with")
@@ -92,8 +94,10 @@ class Scorer:
         if ranked.keys() != shapes.keys():
             name = sorted(ranked.keys() ^ shapes.keys())[0]
             raise BadScores(f"score {member!r}: {name} is missing or was not asked for")
+        own = {parameter.data_ptr() for parameter in self.view.params().values()}
+        found: Tensors = {}
         for name, shape in shapes.items():
-            values = ranked[name]
+            values = ranked.pop(name)  # one by one, so that a cast holds no second copy of all
             if tuple(values.shape) != shape:
                 raise BadScores(
                     f"score {member!r} of {name}: expected shape {shape}, got {tuple(values.shape)}"
@@ -103,11 +107,21 @@ class Scorer:
                 bad = int((~torch.isfinite(values)).sum())
                 raise BadScores(
                     f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
-                    f"{_cause(self.view)}"
+                    f"{self._cause()}"
                 )
-        own = {parameter.data_ptr() for parameter in self.view.params().values()}
-        found = {name: ranked[name].detach().to(_selection_dtype(ranked[name])) for name in shapes}
-        return {name: v.clone() if v.data_ptr() in own else v for name, v in found.items()}
+            plain = values.detach().to(_selection_dtype(values))
+            found[name] = plain.clone() if plain.data_ptr() in own else plain
+        return found
+
+    def _cause(self) -> str:
+        """Why scores are not finite, and what to do."""
+        for name, parameter in self.view.params().items():
+            if not bool(torch.isfinite(parameter).all()):
+                return f"the parameter {name} itself holds NaN or infinity: load or draw its values anew"
+        own = remedy(self.score.member)
+        if own is not None:
+            return own(**self.score.options)
+        return "the score overflows: lower the init gain, look at the spectrum after init and at the data"
 
 
 @dataclass(eq=False)
@@ -129,14 +143,6 @@ def _length(item: BatchLike) -> int:
         return len(item)
     first = next(iter(item.values() if isinstance(item, Mapping) else item), None)
     return len(first) if isinstance(first, Tensor) else 0
-
-
-def _cause(view: View) -> str:
-    """Why scores are not finite, and what to do."""
-    for name, parameter in view.params().items():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"the parameter {name} itself holds NaN or infinity: load or draw its values anew"
-    return "the score overflows: lower the init gain, look at the spectrum after init and at the data"
 
 
 def _selection_dtype(values: Tensor) -> torch.dtype:

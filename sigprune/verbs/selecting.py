@@ -48,12 +48,14 @@ class Selector:
                 than an earlier round allowed).
             draw: names the random streams of this round.
 
-        Memory besides the scores: masks (one byte per entry) and passes in chunks; a second copy of the
-        scores for ``block`` and ``channel``.
+        Memory besides the scores: a mask (one byte per entry) and passes in chunks; scores are dropped as
+        their masks are made.
         """
-        capacity = {name: kept for name, (kept, _) in mask.counts().items()}
-        still = {name: _open(ranked.pop(name), mask.keep[name], capacity[name]) for name in list(ranked)}
-        ranking = self._ranking(still, capacity, min(budget, sum(capacity.values())), draw)
+        counts = mask.counts()
+        capacity = {name: kept for name, (kept, _) in counts.items()}
+        left = {name: mask.keep[name] for name, (kept, total) in counts.items() if kept < total}
+        scores = {name: ranked.pop(name) for name in list(ranked)}
+        ranking = self._ranking(scores, capacity, min(budget, sum(capacity.values())), draw, left)
         allocate: Allocate = partial(self.allocation.member.allocate, **self.allocation.options)
         return Mask(self.pattern.member.select(ranking, allocate, **self.pattern.options))
 
@@ -71,7 +73,14 @@ class Selector:
         ranking = self._ranking(scores, sizes, sum(kept.values()), draw)
         return Mask(self.pattern.member.select(ranking, lambda _: dict(kept), **self.pattern.options))
 
-    def _ranking(self, scores: Tensors, capacity: Mapping[str, int], budget: int, draw: str) -> Ranking:
+    def _ranking(
+        self,
+        scores: Tensors,
+        capacity: Mapping[str, int],
+        budget: int,
+        draw: str,
+        left: Mapping[str, Tensor] | None = None,
+    ) -> Ranking:
         return Ranking(
             scores,
             capacity,
@@ -79,12 +88,8 @@ class Selector:
             budget,
             generator(self.seed, "allocate", draw),
             lambda name: generator(self.seed, "ties", f"{name}/{draw}"),
+            left or {},
         )
-
-
-def _open(values: Tensor, keep: Tensor, kept: int) -> Tensor:
-    """Scores with minus infinity where entries were removed, written into them."""
-    return values if kept == values.numel() else values.masked_fill_(~keep.to(values.device), -torch.inf)
 
 
 def sites(view: View) -> dict[str, Site]:

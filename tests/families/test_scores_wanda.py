@@ -441,3 +441,21 @@ def test_checkpointing_and_dropout_change_nothing():
     ranked = wanda(view, ids)
     assert all(torch.equal(ranked[n], expected[n]) for n in expected)
     assert view.module.training
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.5, (4, 3)), (0.25, (6, 5))])
+def test_with_uniform_rows_it_is_the_papers_method(sparsity, kept):
+    """Sun et al. 2024, algorithm 1: every output keeps its best inputs by |W| ‖X‖; by hand, in float64."""
+    module = seeded(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)))
+    view, batches = describe(module), [draws(5, 8, name=str(i)) for i in range(3)]
+    how = {"score": "wanda", "allocation": "uniform", "pattern": "per_row", "schedule": "oneshot"}
+    mask = prune(view, sparsity=sparsity, batches=batches, **how)
+    seen = torch.cat(batches).double()
+    hidden = module.double()[1](module[0](seen)).detach()
+    for layer, inputs, count in zip((module[0], module[2]), (seen, hidden), kept, strict=True):
+        size = layer.weight.detach().abs() * inputs.norm(dim=0)
+        name = f"{'0' if layer is module[0] else '2'}.weight"
+        for row, keep in zip(size, mask.keep[name], strict=True):
+            best = set(row.argsort(descending=True)[: int(keep.sum())].tolist())
+            assert set(keep.nonzero().flatten().tolist()) == best
+            assert int(keep.sum()) in {count, count - 1}, "rows of a weight differ by at most one"

@@ -5,23 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sigprune.base.errors import BadInput
 from sigprune.base.seeds import generator
 from sigprune.values import ranking
 from sigprune.values.ranking import pick, threshold
 from tests.rankings import SITES, matrices
 
 
-def naive(values: torch.Tensor, count: int) -> tuple[float, int]:
-    ordered = values.double().sort(descending=True).values
-    limit = float(ordered[count - 1])
-    return limit, count - int((values > limit).sum())
-
-
-def check(parts: list[torch.Tensor], count: int) -> None:
-    flat = torch.cat([part.reshape(-1).double() for part in parts])
-    limit, wanted = threshold(parts, count)
-    assert (float(limit), wanted) == naive(flat, count)
+def check(parts: list[torch.Tensor], count: int, left: list[torch.Tensor | None] | None = None) -> None:
+    """Against a full sort of what is left."""
+    limit, above, tied = threshold(parts, count, left or ())
+    chosen = [
+        part.double() if keep is None else part.double()[keep]
+        for part, keep in zip(parts, left or [None] * len(parts), strict=True)
+    ]
+    expected = float(
+        torch.cat([values.reshape(-1) for values in chosen]).sort(descending=True).values[count - 1]
+    )
+    assert float(limit) == expected
     assert limit.dim() == 0
+    assert above == [int((values > expected).sum()) for values in chosen]
+    assert tied == [int((values == expected).sum()) for values in chosen]
 
 
 VALUES = {
@@ -45,6 +49,24 @@ def test_threshold_is_that_of_a_full_sort(kind, sampled, monkeypatch):
         monkeypatch.setattr(ranking, "CHUNK", 333)
     for count in (1, 2, 10, 499, 500, 501, 2500, 4999, 5000):
         check([values[:10], values[10:4000].reshape(2, -1), values[4000:]], count)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("sampled", [False, True], ids=["whole", "sampled"])
+def test_what_was_removed_does_not_count(kind, sampled, monkeypatch):
+    """Whatever scores it has, higher or equal ones too."""
+    values = VALUES[kind](generator(0, "test", kind))
+    if sampled:
+        monkeypatch.setattr(ranking, "_SAMPLE", 100)
+        monkeypatch.setattr(ranking, "CHUNK", 333)
+    flags = torch.rand(5000, generator=generator(0, "test", "flags")) < 0.4
+    flags[:10] = False
+    total = 990 + int(flags[:4000].sum())
+    for count in (1, 2, 500, total // 2, total - 1, total):
+        parts = [values[:10], values[10:4000].reshape(2, -1), values[4000:4990]]
+        check(parts, count, [flags[:10], flags[10:4000].reshape(2, -1), None])
+    with pytest.raises(BadInput, match=f"the {total + 1} highest of {total} entries do not exist"):
+        threshold(parts, total + 1, [flags[:10], flags[10:4000].reshape(2, -1), None])
 
 
 @pytest.mark.parametrize("low", [0.7, 0.99, -1.0])
@@ -76,8 +98,8 @@ def test_the_search_collects_few_entries(monkeypatch):
         for share in (0.01, 0.1, 0.7):
             held.clear()
             threshold([part], int(share * len(part)))
-            assert len(held) == 1
-            assert len(held[0][2]) < len(part) / 10
+            assert max(len(split.inside) for split in held) < len(part) / 10
+            assert len(held) <= 2, "a pass, and one for an end of the bracket where it is the value"
 
 
 def test_picks_are_different_and_uniform():

@@ -43,11 +43,10 @@ def allocate(ranking: Ranking, *, floor: Share = 0.0) -> dict[str, int]:
 def _best(scores: Tensors, budget: int, ranking: Ranking) -> dict[str, int]:
     if budget == 0:
         return dict.fromkeys(scores, 0)
-    limit, wanted = threshold(list(scores.values()), budget)
+    limit, above, equal = threshold(list(scores.values()), budget, [ranking.left.get(n) for n in scores])
     ranking.limits[budget] = limit
-    above = {name: int((score > limit).count_nonzero()) for name, score in scores.items()}
-    tied = torch.tensor([int((score == limit).count_nonzero()) for score in scores.values()])
-    chosen = pick(wanted, int(tied.sum()), ranking.generator)
+    tied = torch.tensor(equal)
+    chosen = pick(budget - sum(above), sum(equal), ranking.generator)
     owner = torch.bucketize(chosen, tied.cumsum(0), right=True)
     extra = torch.bincount(owner, minlength=len(tied)).tolist()
-    return {name: above[name] + more for name, more in zip(scores, extra, strict=True)}
+    return {name: sum(counts) for name, *counts in zip(scores, above, extra, strict=True)}

@@ -23,8 +23,9 @@ class Pattern(Protocol):
     ``allocate(ranking)`` gives the number of entries each weight should keep; a pattern with units larger
     than an entry may give it the scores of units in place of those of entries. ``COUNTS`` says what the
     pattern does with the numbers (:data:`~sigprune.values.composition.Counts`). ``ranking.sites`` tells where
-    the blocks of a weight sit. What an earlier round removed (score minus infinity) stays removed; ties are
-    broken by ``ranking.ties(name)``, never by position. The scores are not changed.
+    the blocks of a weight sit. ``ranking.take(name)`` gives the scores of a weight, which the pattern may
+    write over. What an earlier round removed (minus infinity there) stays removed; ties are broken by
+    ``ranking.ties(name)``, never by position.
     """
 
     PAPER: str

@@ -32,17 +32,21 @@ def whole_units(ranking: Ranking, allocate: Allocate, tile: Tile) -> dict[str, T
         allocate: the allocation.
         tile: the units of a matrix.
 
-    Memory: the expanded means (as much as the scores), the masks, one block.
+    Memory: the means are written over the scores; a sixteenth of the scores for the order of units of 16
+    entries, the masks, one block.
 
     Raises:
         BadInput: the budget does not pay for one unit.
     """
-    units = {name: _units(scores, ranking, name, tile) for name, scores in ranking.scores.items()}
-    spread = {name: units[name].spread(scores) for name, scores in ranking.scores.items()}
+    units, spread = {}, {}
+    for name in list(ranking.scores):
+        spread[name] = ranking.take(name).contiguous()
+        units[name] = _units(spread[name], ranking.sites[name], ranking.ties(name), tile)
     counts = allocate(replace(ranking, scores=spread))
-    del spread
+    shapes = {name: scores.shape for name, scores in spread.items()}
+    spread.clear()
     numbers = _whole(ranking, units, counts)
-    return {name: units[name].keep(ranking.scores[name], number) for name, number in numbers.items()}
+    return {name: units[name].keep(shapes[name], number) for name, number in numbers.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,60 +56,72 @@ class _Units:
     Attributes:
         site: where the blocks sit.
         tiles: block -> rows and columns of its units.
-        means: block -> mean scores, float64 (unit rows, unit columns), on the CPU.
+        shapes: block -> rows and columns of its matrix.
         order: all units, best first; ties in random order.
-        paid: entries in the first k units of that order, k = 0 ... all of them.
     """
 
     site: Site
     tiles: list[tuple[int, int]]
-    means: list[Tensor]
+    shapes: list[tuple[int, int]]
     order: Tensor
-    paid: Tensor
 
-    def spread(self, scores: Tensor) -> Tensor:
-        """Every entry with the mean of its unit."""
-        return self._spread([part.to(scores.device, scores.dtype) for part in self.means], scores)
+    def grids(self) -> list[tuple[Tensor, Tensor]]:
+        """Block -> heights of its rows of units, and widths of its columns of units."""
+        pairs = zip(self.shapes, self.tiles, strict=True)
+        return [(_lengths(n, height), _lengths(m, width)) for (n, m), (height, width) in pairs]
 
-    def keep(self, scores: Tensor, number: int) -> Tensor:
+    def paid(self) -> Tensor:
+        """Entries in the first k units of the order, k = 0 ... all of them (made anew: it is as long)."""
+        sizes = torch.cat([torch.outer(*grid).reshape(-1) for grid in self.grids()])
+        return functional.pad(sizes[self.order.long()].cumsum(0), (1, 0))
+
+    def keep(self, shape: Shape, number: int) -> Tensor:
         """The mask of the first units of the order."""
         chosen = torch.zeros(len(self.order), dtype=torch.bool)
-        chosen[self.order[:number]] = True
-        parts = chosen.split([part.numel() for part in self.means])
-        flags = [flag.reshape(part.shape) for flag, part in zip(parts, self.means, strict=True)]
-        return self._spread(flags, scores)
-
-    def _spread(self, values: list[Tensor], like: Tensor) -> Tensor:
-        out = torch.empty(like.shape, dtype=values[0].dtype, device=values[0].device)
-        for rows, part, (height, width) in zip(self.site.rows(out), values, self.tiles, strict=True):
-            count, columns = len(rows), rows[0].numel()
-            tall, wide = part.shape
-            tiles = part[:, None, :, None].expand(tall, height, wide, width)
-            matrix = tiles.reshape(tall * height, wide * width)[:count, :columns]
-            rows.copy_(matrix.reshape(rows.shape))
-        return out
+        chosen[self.order[:number].long()] = True
+        keep = torch.empty(shape, dtype=torch.bool)
+        grids = [(len(heights), len(widths)) for heights, widths in self.grids()]
+        flags = chosen.split([tall * wide for tall, wide in grids])
+        for rows, flag, grid, tile in zip(self.site.rows(keep), flags, grids, self.tiles, strict=True):
+            _spread_(rows, flag.reshape(grid), *tile)
+        return keep
 
 
-def _units(scores: Tensor, ranking: Ranking, name: str, tile: Tile) -> _Units:
-    site, generator = ranking.sites[name], ranking.ties(name)
-    tiles, means, sizes = [], [], []
-    for rows in site.rows(scores.contiguous()):
+def _spread_(rows: Tensor, values: Tensor, height: int, width: int) -> None:
+    """Give every entry of a block the value of its unit."""
+    step = _band(rows, height)
+    for part, few in zip(rows.split(step), values.split(step // height), strict=True):
+        tall, wide = few.shape
+        tiles = few.to(rows.device, rows.dtype)[:, None, :, None].expand(tall, height, wide, width)
+        matrix = tiles.reshape(tall * height, wide * width)[: len(part), : part[0].numel()]
+        part.copy_(matrix.reshape(part.shape))
+
+
+def _band(rows: Tensor, height: int) -> int:
+    """How many rows of a block are looked at together: whole units of them."""
+    return height * max(CHUNK // (height * rows[0].numel()), 1)
+
+
+def _units(scores: Tensor, site: Site, generator: torch.Generator, tile: Tile) -> _Units:
+    """The units of a weight; their means are written over its scores."""
+    tiles, shapes, means = [], [], []
+    for rows in site.rows(scores):
         count, columns = len(rows), rows[0].numel()
         height, width = (min(pair) for pair in zip(tile((count, columns)), (count, columns), strict=True))
         tiles.append((height, width))
+        shapes.append((count, columns))
         means.append(_means(rows, height, width))
-        sizes.append(torch.outer(_lengths(count, height), _lengths(columns, width)).reshape(-1))
+        _spread_(rows, means[-1], height, width)
     everything = torch.cat([part.reshape(-1) for part in means])
     shuffled = torch.randperm(len(everything), generator=generator)
     order = shuffled[everything[shuffled].argsort(descending=True, stable=True)]
-    paid = functional.pad(torch.cat(sizes)[order].cumsum(0), (1, 0))
-    return _Units(site, tiles, means, order, paid)
+    # those of all weights are held at once
+    return _Units(site, tiles, shapes, order.to(torch.int32 if len(order) < 2**31 else torch.int64))
 
 
 def _means(rows: Tensor, height: int, width: int) -> Tensor:
     """Mean of every unit; those at the edges over the entries that they have."""
-    step = height * max(CHUNK // (height * rows[0].numel()), 1)
-    parts = [part.flatten(1).double() for part in rows.split(step)]
+    parts = (part.flatten(1).double() for part in rows.split(_band(rows, height)))
     pooled = [functional.avg_pool2d(part[None], (height, width), ceil_mode=True)[0] for part in parts]
     return torch.cat(pooled).cpu()
 
@@ -116,11 +132,19 @@ def _lengths(total: int, step: int) -> Tensor:
 
 def _whole(ranking: Ranking, units: dict[str, _Units], counts: dict[str, int]) -> dict[str, int]:
     """Name -> number of whole units, by largest remainder."""
-    numbers = {n: int(torch.searchsorted(units[n].paid, k, right=True)) - 1 for n, k in counts.items()}
-    rest = ranking.budget - sum(int(units[n].paid[number]) for n, number in numbers.items())
-    names = [n for n, number in numbers.items() if number + 1 < len(units[n].paid)]
-    price = {n: int(units[n].paid[numbers[n] + 1] - units[n].paid[numbers[n]]) for n in names}
-    missed = {n: (counts[n] - int(units[n].paid[numbers[n]])) / price[n] for n in names}
+    numbers: dict[str, int] = {}
+    price: dict[str, int] = {}
+    missed: dict[str, float] = {}
+    rest = ranking.budget
+    for name, count in counts.items():
+        paid = units[name].paid()
+        numbers[name] = int(torch.searchsorted(paid, count, right=True)) - 1
+        spent = int(paid[numbers[name]])
+        rest -= spent
+        if numbers[name] + 1 < len(paid):
+            price[name] = int(paid[numbers[name] + 1]) - spent
+            missed[name] = (count - spent) / price[name]
+    names = list(price)
     shuffled = [names[i] for i in torch.randperm(len(names), generator=ranking.generator).tolist()]
     for name in sorted(shuffled, key=lambda n: -missed[n]):
         if missed[name] > 0 and price[name] <= rest:

@@ -22,7 +22,7 @@ def select(
 
     A tile holds ``rows`` outputs x ``columns`` inputs of the matrix of one block (for convolutions channels
     last, as in ``n_m``); those at the edges are smaller. Fewer entries are kept than asked for, by less than
-    the largest tile. Memory: as much as the scores once more.
+    the largest tile. Memory: the masks, and the order of the units.
 
     Raises:
         BadInput: the budget does not pay for one tile.

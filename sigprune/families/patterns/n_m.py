@@ -57,10 +57,10 @@ def select(
         )
     _check(ranking, dense, n, m)
     return {
-        name: torch.ones(scores.shape, dtype=torch.bool)
+        name: torch.ones(ranking.take(name).shape, dtype=torch.bool)
         if name in dense
-        else _groups(scores, ranking.sites[name], n, m, ranking.ties(name))
-        for name, scores in ranking.scores.items()
+        else _groups(ranking.take(name), ranking.sites[name], n, m, ranking.ties(name))
+        for name in list(ranking.scores)
     }
 
 

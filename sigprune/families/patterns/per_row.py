@@ -23,8 +23,8 @@ def select(ranking: Ranking, allocate: Allocate) -> dict[str, Tensor]:
     """
     counts = allocate(ranking)
     return {
-        name: _rows(scores, counts[name], ranking.sites[name], ranking.ties(name))
-        for name, scores in ranking.scores.items()
+        name: _rows(ranking.take(name), counts[name], ranking.sites[name], ranking.ties(name))
+        for name in list(ranking.scores)
     }
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sigprune.base.tensors import tally
 from sigprune.families.patterns import Allocate
 from sigprune.values.ranking import Ranking, pick, threshold
 
@@ -19,21 +20,29 @@ def select(ranking: Ranking, allocate: Allocate) -> dict[str, Tensor]:
     counts = allocate(ranking)
     common = ranking.limits.get(ranking.budget)
     return {
-        name: _best(ranking.scores[name], count, ranking.ties(name), common) for name, count in counts.items()
+        name: _best(ranking.scores.pop(name), ranking.left.get(name), count, ranking.ties(name), common)
+        for name, count in counts.items()
     }
 
 
-def _best(scores: Tensor, count: int, generator: torch.Generator, common: Tensor | None) -> Tensor:
+def _best(
+    scores: Tensor, left: Tensor | None, count: int, generator: torch.Generator, common: Tensor | None
+) -> Tensor:
     """``common`` is the threshold of all weights together, if it was looked for: mostly that of each."""
     if count in {0, scores.numel()}:
         return torch.full(scores.shape, count > 0)
-    flat = scores.reshape(-1)
     if common is not None:
-        above = flat > common
-        if int(above.count_nonzero()) == count:
-            return above.cpu().reshape(scores.shape)
-    limit, wanted = threshold([flat], count)
-    keep = (flat > limit).cpu()
-    tied = (flat == limit).nonzero().squeeze(1).cpu()
-    keep[tied[pick(wanted, len(tied), generator)]] = True
-    return keep.reshape(scores.shape)
+        keep = _left(scores >= common, left)
+        if tally(keep) == count:
+            return keep
+    limit, (above,), (tied,) = threshold([scores], count, [left])
+    keep = _left(scores > limit, left)
+    places = _left(scores == limit, left).reshape(-1).nonzero().squeeze(1)
+    keep.view(-1)[places[pick(count - above, tied, generator)]] = True
+    return keep
+
+
+def _left(flags: Tensor, left: Tensor | None) -> Tensor:
+    """Those of them, on the CPU, whose entries were not removed earlier."""
+    flags = flags.cpu().contiguous()
+    return flags if left is None else flags.logical_and_(left)

@@ -22,6 +22,8 @@ class Score(Protocol):
     as many rounds as the integer ``ROUNDS`` says, if the member states one. ``REMOVED`` says whether entries
     removed in an earlier round ``stay`` removed, or ``may return``: then all entries are ranked in each
     round, and the scores of removed ones count. The model is left as it was found.
+
+    A member may have ``remedy(*, options)`` (:func:`remedy`).
     """
 
     NEEDS: Needs
@@ -32,6 +34,12 @@ class Score(Protocol):
 
 
 scores: Family[Score] = Family(__name__, "score", "score")
+
+
+def remedy(member: Score) -> Callable[..., str] | None:
+    """The member's ``remedy(*, options)``, if it has one: why its scores overflow and what to do then."""
+    own: Callable[..., str] | None = vars(member).get("remedy")
+    return own
 
 
 def own_schedule(facts: Mapping[str, object]) -> Step:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.errors import BadInput, BadScores
+from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._shared import backward, sensitivity, taken
 from sigprune.values.batch import Batch
@@ -39,36 +39,38 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
 
     Raises:
         BadInput: a damping outside its range.
-        BadScores: the flow overflows.
     """
     if not 0 <= damping <= 1:
         raise BadInput(f"score 'synflow': expected 0 <= damping <= 1, got {damping}")
     view = problem.view.using("fresh") if problem.view.batchnorm == "batch" else problem.view
-    own = view.params()
-    leaves = {
-        name: value.detach().abs_() if value.dtype is not own[name].dtype else value.detach().abs()
-        for name, value in problem.leaves(torch.float64).items()
-    }
-    if damping > 0:
-        for name, total in _row_sums(view).items():
-            leaves[name] /= total**damping
+    sizes = problem.workspace.masked(problem.mask, lambda: _absolute(problem, damping))
+    leaves = {name: value.detach() for name, value in sizes.items()}
     for name in problem.mask.keep:
         leaves[name].requires_grad_()
     with view.probing():
         flow = view.forward(leaves | _shifts(view), _ones(view)).sum()
         backward(flow, leaves, list(problem.mask.keep))
-    scores = sensitivity(taken(problem, leaves), leaves)
-    if not all(map(_finite, scores.values())) and all(map(_finite, view.params().values())):
-        raise BadScores(
-            f"score 'synflow': expected a finite flow, got {flow.item():.3g} from {view.architecture} with "
-            "absolute weights, or gradients that overflow; "
-            + ("lower the gain of the init" if damping == 1 else f"raise the option damping, now {damping:g}")
-        )
-    return scores
+    return sensitivity(taken(problem, leaves), leaves)
 
 
-def _finite(values: torch.Tensor) -> bool:
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+def remedy(*, damping: float = 0.0) -> str:
+    """What to do where the flow overflows."""
+    if damping == 1:
+        return "the flow or its gradients overflow float64: lower the gain of the init"
+    return f"the flow or its gradients overflow float64: raise the option damping, now {damping:g}"
+
+
+def _absolute(problem: Problem, damping: float) -> Tensors:
+    """Every parameter as an absolute value in float64, damped; removed entries zero."""
+    own = problem.view.params()
+    sizes = {
+        name: value.detach().abs_() if value.dtype is not own[name].dtype else value.detach().abs()
+        for name, value in problem.leaves(torch.float64).items()
+    }
+    if damping > 0:
+        for name, total in _row_sums(problem.view).items():
+            sizes[name] /= total**damping
+    return sizes
 
 
 def _ones(view: View) -> Batch:

@@ -31,8 +31,8 @@ def score(problem: Problem) -> Tensors:
     that no token was sent to has the score zero. Weights that their module standardises or normalises count
     as the forward pass uses them.
 
-    The paper compares entries within each output, never across: allocation ``uniform`` with a pattern that
-    keeps the same number in every row is its method.
+    The paper compares entries within each output, never across: allocation ``uniform`` with the pattern
+    ``per_row`` is its method (``n_m`` its structured one).
 
     Cost: one forward pass per batch without a graph, and for each convolution and matrix product the
     gradient of a map with one output; one extra copy of the prunable weights, in float32 at least.
