@@ -11,13 +11,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
+from transformers import AutoModel
 
 from sigprune.base.tensors import digest
 from sigprune.cli import main
 from sigprune.families.adapters import adapters
 from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.converting import convert
 from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.pruning import apply_, prune
+from tests.hub import TOKEN, client, running
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +98,62 @@ def test_sentences_keep_their_neighbours(minilm):
     sentences = view.forward({}, view.read(dict(words)))
     same, other = functional.cosine_similarity(sentences[:1], sentences[1:])
     assert same > other + 0.3
+
+
+def resident(model: torch.nn.Module) -> torch.nn.Module:
+    """Every tensor in aligned memory of its own: sums are then in the same order, whoever loaded it."""
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(own, assign=True)
+    return model.eval()
+
+
+HUB = """
+import json, sys, timm, torch
+import sigprune
+from transformers import AutoModel
+folder, library = sys.argv[1], sys.argv[2]
+sigprune.push(folder, "someone/net")
+loaded = [sigprune.load("someone/net", verify=True).model]
+loaded.append(sigprune.load(sigprune.pull("someone/net", folder + "-pulled")).model)
+if library == "timm":
+    loaded.append(timm.create_model("hf-hub:someone/net", pretrained=True))
+else:
+    loaded.append(AutoModel.from_pretrained("someone/net"))
+    loaded.append(AutoModel.from_pretrained("someone/net", variant="sparse"))
+from sigprune.base.tensors import digest
+print(json.dumps([digest(model.state_dict()) for model in loaded]))
+"""
+
+
+@pytest.mark.parametrize("codec", ["bitmask", "compact"])
+@pytest.mark.parametrize("name", ["lite0", "minilm"])
+@torch.no_grad()
+def test_every_way_of_loading_gives_the_same_bits(request, tmp_path, name, codec):
+    args = {"task": "base"} if name == "minilm" else None
+    model = open_model(str(request.getfixturevalue(name)), pretrained=True, args=args)
+    view = describe(model, batchnorm="eval")
+    apply_(view, mask := prune(view, sparsity=0.5, score="magnitude"))
+    save(tmp_path / "x", view, mask, codec=codec)
+    convert(tmp_path / "x", tmp_path / "dense", to="dense")
+    convert(tmp_path / "dense", tmp_path / "again", codec=codec)
+    loaded = [load(tmp_path / "x").model, load(tmp_path / "again", verify=True).model]
+    if name == "lite0":
+        folders = (tmp_path / "x", tmp_path / "dense")
+        loaded += [timm.create_model(f"local-dir:{folder}", pretrained=True) for folder in folders]
+    else:
+        loaded += [AutoModel.from_pretrained(tmp_path / "x", variant=v) for v in (None, "sparse")]
+    expected = digest(model.state_dict())
+    example = view.example.inputs
+    outputs = resident(model)(**example) if name == "minilm" else resident(model)(*example.values())
+    for other in loaded:
+        assert digest(other.state_dict()) == expected
+        again = resident(other)(**example) if name == "minilm" else resident(other)(*example.values())
+        one, two = (o.last_hidden_state if name == "minilm" else o for o in (outputs, again))
+        assert torch.equal(one, two)
+    with running(tmp_path) as hub:
+        library = "timm" if name == "lite0" else "transformers"
+        done = client(hub.environment | {"HF_TOKEN": TOKEN}, HUB, str(tmp_path / "x"), library)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) > 2
+    assert set(found) == {expected}

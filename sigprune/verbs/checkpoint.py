@@ -23,7 +23,7 @@ from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.files import MOST, reading
 from sigprune.verbs.locating import CONFIG, packed_folder
-from sigprune.verbs.packing import names_in_file, unpack, zeroed
+from sigprune.verbs.packing import names_in_file, storable, unpack
 from sigprune.verbs.writing import DenseWriter, PackedWriter
 
 
@@ -101,7 +101,7 @@ def save(
         dense = DenseWriter(staging, most if adapter.SHARDED else None)
         for name, tensor in tensors.items():
             keep = mask.keep.get(name)
-            values = zeroed(tensor, keep)
+            values = storable(tensor, keep)
             packed.add(name, values, keep)
             dense.add(name, values)
         packed.close()

@@ -25,7 +25,7 @@ from sigprune.verbs.checkpoint import stored, unpacked
 from sigprune.verbs.files import MOST
 from sigprune.verbs.locating import CONFIG, packed_folder
 from sigprune.verbs.opening import describe, open_model, split_ref
-from sigprune.verbs.packing import zeroed
+from sigprune.verbs.packing import storable
 from sigprune.verbs.streaming import dense_checkpoint
 from sigprune.verbs.transferring import load_mask
 from sigprune.verbs.writing import DenseWriter, PackedWriter
@@ -106,7 +106,7 @@ def convert(
         ) if to != "dense" else None  # fmt: skip
         dense = DenseWriter(staging, most if sharded else None) if to != "packed" else None
         for name, tensor, keep in source.tensors:
-            values = zeroed(tensor, keep)
+            values = storable(tensor, keep)
             if packed is not None:
                 packed.add(name, values, keep)
             if dense is not None:

@@ -14,7 +14,7 @@ from sigprune.base.errors import BadInput, CheckpointError, UnknownName, in_chec
 from sigprune.base.family import Choice
 from sigprune.base.tensors import Tensors
 from sigprune.families.codecs import Codec, codecs
-from sigprune.values.bits import as_integers
+from sigprune.values.bits import as_integers, zeroed
 from sigprune.values.manifest import Entry, Masked
 from sigprune.values.mask import fingerprint_of_bits
 
@@ -26,7 +26,7 @@ class Parts(Protocol):
         """The part of this name."""
 
 
-def zeroed(tensor: Tensor, keep: Tensor | None) -> Tensor:
+def storable(tensor: Tensor, keep: Tensor | None) -> Tensor:
     """The tensor on the CPU, contiguous, +0.0 where -0.0 was removed; a copy only where one is needed."""
     dense = tensor.detach().cpu().contiguous()
     if keep is None:
@@ -34,7 +34,7 @@ def zeroed(tensor: Tensor, keep: Tensor | None) -> Tensor:
     removed, bits = keep.logical_not(), as_integers(dense)
     if not bool((bits != 0).logical_and_(removed).any()):
         return dense
-    return bits.masked_fill(removed, 0).view(dense.dtype)
+    return zeroed(dense, keep)
 
 
 def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec]) -> tuple[Tensors, Entry]:

@@ -22,7 +22,7 @@ from sigprune.values.layout import Shape
 from sigprune.values.manifest import Manifest
 from sigprune.verbs.converting import copy_beside
 from sigprune.verbs.opening import describe
-from sigprune.verbs.packing import zeroed
+from sigprune.verbs.packing import storable
 from sigprune.verbs.radix import kth_largest
 from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
 from sigprune.verbs.writing import DenseWriter, PackedWriter
@@ -105,7 +105,7 @@ def prune_files(
         for file in source.files():
             for name, tensor in file:
                 keep = limit.keep(name, scores.of(name, tensor)) if name in shapes else None
-                values = zeroed(tensor, keep)
+                values = storable(tensor, keep)
                 packed.add(name, values, keep)
                 dense.add(name, values)
                 report(done := done + 1, len(source.shapes))

@@ -81,8 +81,9 @@ def some_value(draw: random.Random) -> object:
     """What may stand in JSON where something else is expected."""
     return draw.choice([
         None, True, -1, 0, 1, 2**31, 2**63, 2**64, -(2**63), 1.5, 1e308, "", "x", "../../etc/passwd",
-        "float32", "bfloat16", "Tensor", "__class__", "bitmask", "compact", "two_four", [], [0], [2**62, 2**62], [-1],
-        [[]], {}, {"": ""}, {"a": {"a": {}}}, "0" * 64, "\\u0000", [1] * 100, "9" * 5000,
+        "float32", "bfloat16", "Tensor", "__class__", "bitmask", "compact", "two_four", [], [0],
+        [2**62, 2**62], [-1], [[]], {}, {"": ""}, {"a": {"a": {}}}, "0" * 64, "\\u0000", [1] * 100,
+        "9" * 5000,
     ])  # fmt: skip
 
 

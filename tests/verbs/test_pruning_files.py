@@ -22,7 +22,7 @@ from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits
 
 SPREAD = {
     "normal": lambda n: torch.randn(n).abs(),
-    "equal": lambda n: torch.ones(n),
+    "equal": torch.ones,
     "few values": lambda n: torch.randint(0, 3, (n,)).float(),
     "subnormal": lambda n: torch.arange(n).float() * 1e-45,
     "wide": lambda n: 10.0 ** torch.linspace(-44, 38, n),
@@ -38,12 +38,12 @@ def test_the_threshold_is_that_of_sorting(spread: str, dtype: torch.dtype) -> No
     parts = dict(zip("abc", numbers.split([400, 0, 597]), strict=True))
     ordered = numbers.sort(descending=True).values
     for count in (0, 1, 2, 399, 996, 997):
-        limit = kth_largest(lambda: parts.items(), count, dtype, seed=0)
+        limit = kth_largest(parts.items, count, dtype, seed=0)
         keep = {name: limit.keep(name, part) for name, part in parts.items()}
         chosen = numbers[torch.cat(list(keep.values()))]
         assert len(chosen) == count
         assert torch.equal(chosen.sort(descending=True).values, ordered[:count])
-        again = kth_largest(lambda: parts.items(), count, dtype, seed=0)
+        again = kth_largest(parts.items, count, dtype, seed=0)
         assert all(torch.equal(keep[name], again.keep(name, part)) for name, part in parts.items())
 
 
@@ -51,7 +51,7 @@ def test_ties_are_shared_by_size_and_seed_and_not_by_position() -> None:
     parts = {"a": torch.ones(1000), "b": torch.ones(3000)}
 
     def kept(seed: int) -> dict[str, Tensor]:
-        limit = kth_largest(lambda: parts.items(), 1001, torch.float32, seed=seed)
+        limit = kth_largest(parts.items, 1001, torch.float32, seed=seed)
         return {name: limit.keep(name, part) for name, part in parts.items()}
 
     one, other = kept(0), kept(1)
@@ -64,7 +64,7 @@ def test_ties_are_shared_by_size_and_seed_and_not_by_position() -> None:
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf])
 def test_odd_scores_are_named(odd: float) -> None:
     with pytest.raises(BadScores, match=r"b: 1 of 2 scores are NaN, infinite or negative"):
-        kth_largest(lambda: {"b": torch.tensor([1.0, odd])}.items(), 1, torch.float32, seed=0)
+        kth_largest({"b": torch.tensor([1.0, odd])}.items, 1, torch.float32, seed=0)
 
 
 @pytest.fixture(scope="module", params=["10KB", "1GB"])
