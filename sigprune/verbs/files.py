@@ -42,21 +42,25 @@ class Reader(Protocol):
         """The tensors' names, in the order of the file."""
 
     def get_tensor(self, name: str) -> Tensor:
-        """One of them; its memory is the file's."""
+        """One of them."""
 
     def get_slice(self, name: str) -> Header:
         """One of them, not read yet."""
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Reader]:
+def reading(path: Path, *, mapped: bool = True) -> Iterator[Reader]:
     """The file, open; every complaint names it.
+
+    Args:
+        path: a safetensors file.
+        mapped: a tensor's memory is the file's; else its own, read when it is asked for.
 
     Raises:
         CheckpointError: it is missing or damaged, or the block raises one.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", backend="mmap" if mapped else "pread") as file:
             yield cast("Reader", file)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
@@ -118,9 +122,9 @@ def dense_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         CheckpointError: a file is missing or damaged.
     """
     for part in dense_parts(path):
-        with reading(part) as file:
+        with reading(part, mapped=False) as file:
             for name in file.offset_keys():
-                yield name, file.get_tensor(name).clone()
+                yield name, file.get_tensor(name)
 
 
 class ShardWriter:

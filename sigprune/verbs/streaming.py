@@ -46,23 +46,20 @@ class DenseCheckpoint:
     lacking: frozenset[str]
 
     def files(self) -> Iterator[Iterator[tuple[str, Tensor]]]:
-        """Name and tensor, file by file; a tensor's memory is the file's, until the next file is asked for.
-
-        What the model lacks is left out.
+        """Name and tensor, file by file, each read when it is asked for; what the model lacks is left out.
 
         Raises:
             CheckpointError: a file is damaged.
         """
         seen: set[str] = set()
         for path in dense_parts(self.weights):
-            with reading(path) as file:
+            with reading(path, mapped=False) as file:
                 yield self._of(file, seen)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All of them, each in memory of its own."""
+        """All of them."""
         for file in self.files():
-            for name, tensor in file:
-                yield name, tensor.clone()
+            yield from file
 
     def _of(self, file: Reader, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
         for own in file.offset_keys():

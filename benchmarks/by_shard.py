@@ -1,0 +1,62 @@
+"""Pruning a checkpoint file by file: peak memory over the largest file, and time.
+
+python benchmarks/by_shard.py            # 355 M parameters in eight files, a minute
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from sigprune import open_model
+from sigprune.verbs.pruning_files import prune_files
+from sigprune.verbs.streaming import dense_checkpoint
+
+SIZES = {"n_layer": 24, "n_embd": 1024, "n_head": 16, "task": "causal-lm"}
+
+
+def main() -> None:
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| score | kept | seconds | largest file, MB | peak beside the start, MB | ratio |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "model"
+        in_its_own_process(write, folder)
+        for score in ("magnitude", "random"):
+            kept, seconds, largest, peak = in_its_own_process(measured, folder, score)
+            print(
+                f"| {score} | {kept:,} | {seconds:.1f} | {largest / 1e6:.0f} | {peak / 1e6:.0f} | "
+                f"**{peak / largest:.2f}** |"
+            )
+
+
+def in_its_own_process(act, *arguments):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(act, arguments)
+
+
+def write(folder: Path) -> None:
+    open_model("transformers:gpt2", args=SIZES).save_pretrained(folder, max_shard_size="200MB")
+
+
+def measured(folder: Path, score: str) -> tuple[int, float, int, int]:
+    largest = dense_checkpoint(folder).largest
+    before, start = highest(reset=True), time.perf_counter()
+    manifest = prune_files(folder, folder.parent / score, sparsity=0.9, score=score)
+    return manifest.kept, time.perf_counter() - start, largest, highest() - before
+
+
+def highest(*, reset: bool = False) -> int:
+    """Bytes of resident memory at their highest since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    main()
