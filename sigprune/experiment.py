@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from sigprune.base.errors import BadInput, CheckpointError
-from sigprune.base.family import Plain
 from sigprune.base.folders import new_folder
 from sigprune.base.progress import Progress, SilentProgress
 from sigprune.effects import facts
@@ -23,6 +22,7 @@ from sigprune.experiment_steps import Experiment
 from sigprune.recipe import Recipe, load_recipe
 from sigprune.values.mask import Mask
 from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.opening import split_ref
 
 REPORT = "report.json"
 """Its presence shows that a folder was written by a run."""
@@ -114,7 +114,8 @@ class _Run(Experiment):
         """Save, load back, evaluate again, then report, figures and card."""
         recipe = self.recipe
         with self.step("save"):
-            extra: dict[str, Plain] = {"recipe": recipe.resolved(), "recipe_digest": recipe.digest}
+            revision = split_ref(recipe.model.ref).revision
+            extra = facts.of_origin(recipe.resolved(), recipe.digest, self.told["model"], revision)
             files = save(folder, self.view, mask, codec=recipe.save.codec, extra=extra)
         with self.step("load back"):
             self.check_reload(folder)

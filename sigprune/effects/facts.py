@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -133,6 +133,20 @@ def of_finding(finding: Finding) -> dict[str, Plain]:
         "ok": finding.ok,
         "remedy": finding.remedy,
     }
+
+
+def of_origin(
+    recipe: Mapping[str, Plain], digest: str, model: Plain, revision: str | None
+) -> dict[str, Plain]:
+    """What a manifest says of where a run's checkpoint comes from; ``model`` as :func:`of_model` has it."""
+    base_model = model.get("base_model") if isinstance(model, dict) else None
+    libraries: dict[str, Plain] = {name: version(name) for name in ("torch", "timm", "transformers")}
+    said: dict[str, Plain] = {
+        "recipe": dict(recipe),
+        "recipe_digest": digest,
+        "versions": {"sigprune": __version__, **libraries},
+    }
+    return said | ({"base_model": base_model, "revision": revision} if base_model else {})
 
 
 def of_versions(device: torch.device) -> dict[str, Plain]:

@@ -16,6 +16,7 @@ from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain, Step
 from sigprune.base.folders import new_folder
 from sigprune.families.adapters import adapters
+from sigprune.families.adapters._hub import fetch, listing
 from sigprune.families.codecs import codecs
 from sigprune.values.bits import as_integers
 from sigprune.values.manifest import SCHEMA
@@ -47,7 +48,7 @@ class _Source:
     architecture: str
     tied: Mapping[str, str]
     provenance: Mapping[str, Plain]
-    folder: Path | None
+    folder: Path
     tensors: Iterator[tuple[str, Tensor, Tensor | None]]
 
 
@@ -114,8 +115,9 @@ def convert(
         for writer in (packed, dense):
             if writer is not None:
                 writer.close()
-        if source.folder is not None:
-            copy_beside(source.folder, staging, source.library, packed=packed is not None)
+        if not Path(ref).expanduser().exists():
+            _fetch_beside(ref, revision, source.folder)
+        copy_beside(source.folder, staging, source.library, packed=packed is not None)
         return {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
 
 
@@ -167,8 +169,6 @@ def _source(ref: str | Path, revision: str | None, mask: str | None) -> _Source:
 
 
 def _is_packed(ref: str | Path, revision: str | None) -> bool:
-    from sigprune.families.adapters._hub import listing
-
     reference = split_ref(str(ref), revision)
     return reference.kind == "hub" and any(
         is_packed_file(name) for name in listing(reference.name, reference.revision, reference.name)[1]
@@ -177,10 +177,8 @@ def _is_packed(ref: str | Path, revision: str | None) -> bool:
 
 def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: str | None) -> _Source:
     """A dense checkpoint, one tensor at a time if its files allow it."""
-    said: dict[str, Plain] = {"converted_from": str(ref), "mask_from": mask_ref or "zeros"}
-    reference = split_ref(str(ref), revision)
-    said |= {"base_model": reference.name} if reference.kind == "hub" else {}
     found = dense_checkpoint(ref, revision=revision)
+    said = origin(ref, found.folder) | {"mask_from": "zeros" if mask_ref is None else base_name(mask_ref)}
     if found.lacking:
         view = describe(open_model(str(ref), pretrained=True, revision=revision))
         tensors, tied = stored(view.module)
@@ -195,6 +193,27 @@ def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: s
         found.folder,
         _masked(found.tensors(), mask),
     )
+
+
+def origin(ref: str | Path, folder: Path) -> dict[str, Plain]:
+    """Where weights come from, for a manifest: a repository at a commit, or a folder's name."""
+    if Path(ref).expanduser().exists():
+        return {"source": base_name(ref)}
+    return {"base_model": split_ref(str(ref)).name, "revision": folder.name}
+
+
+def base_name(ref: str | Path) -> str:
+    """A repository's name, or the last part of a path: whoever reads the manifest has no use for the rest."""
+    path = Path(ref).expanduser()
+    return path.resolve().name if path.exists() else str(ref)
+
+
+def _fetch_beside(ref: str | Path, revision: str | None, folder: Path) -> None:
+    """Fetch a repository's vocabularies and settings into the snapshot of the local cache."""
+    name = split_ref(str(ref), revision).name
+    for file in listing(name, folder.name, name)[1]:
+        if Path(file).suffix in _BESIDE and "/" not in file and not is_packed_file(file):
+            fetch(name, file, folder.name, name)
 
 
 def _masked(

@@ -20,7 +20,7 @@ from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.values.layout import Shape
 from sigprune.values.manifest import Manifest
-from sigprune.verbs.converting import copy_beside
+from sigprune.verbs.converting import copy_beside, origin
 from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
 from sigprune.verbs.radix import kth_largest
@@ -86,7 +86,7 @@ def prune_files(
     scores = _Scores(source, shapes, score, seed)
     limit = kth_largest(scores.of_all, kept, scores.dtype, seed=seed)
     said: dict[str, Plain] = {
-        "pruned_from": str(ref), "score": score, "sparsity": sparsity, "seed": seed,
+        **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
         "include": list(include), "exclude": list(exclude),
     }  # fmt: skip
     sharded = adapters.get(source.library).SHARDED
