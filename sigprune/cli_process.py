@@ -40,7 +40,8 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
     except (FindingFailed, BadScores, Diverged, BadInput, OSError, _USAGE) as error:
         if "--debug" in words:
             traceback.print_exc()
-        return _fail(error)
+        replaces = bool({"run", "prune"} & set(words[:1])) and "--by-shard" not in words
+        return _fail(error, replaces=replaces)
     return code if isinstance(code, int) else 0
 
 
@@ -63,10 +64,10 @@ def _end(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: Exception, *, replaces: bool) -> int:
     if isinstance(error, _USAGE):
         return _say(error.format_message(), 2)
-    if isinstance(error, FolderExists):
+    if isinstance(error, FolderExists) and replaces:
         return _say(f"{error} (--force replaces it)", 2)
     if isinstance(error, FindingFailed):
         _show(error)

@@ -78,6 +78,8 @@ def prune(
     }
     given = {path: value for path, value in chosen.items() if value is not None}
     if by_shard:
+        if force:
+            raise BadInput("--by-shard replaces no folder: leave out --force, and choose another --out")
         _by_shard(model, {**given, **dict.fromkeys(settings or ())}, seed, out, quiet=quiet, as_json=as_json)
     else:
         words = [*(f"{path}={setting(value)}" for path, value in given.items()), *(settings or ())]
@@ -93,7 +95,7 @@ def convert(
     mask: Annotated[
         str | None, typer.Option(metavar="REF", help="mask of a dense checkpoint (its zeros tell)")
     ] = None,
-    max_shard: Annotated[float, typer.Option(help="GB of tensors in one file")] = 5.0,
+    max_shard: Annotated[float, typer.Option(min=0.001, help="GB of tensors in one file")] = 5.0,
     revision: Revision = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -61,6 +61,20 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ),
         (["list", "scorse"], "unknown family 'scorse'; did you mean scores?"),
         (["inspect", "no/such/folder"], "no/such/folder: no such folder"),
+        (["inspect", "."], ".: it holds neither model.sparse.safetensors nor"),
+        (["push", "nothing", "user/repo"], "nothing: no such folder"),
+        (["push", ".", "user/repo", "--dry-run"], ".: it holds neither model.sparse.safetensors nor"),
+        (["push", ".", "user/repo", "--no-dense", "--no-sparse"], "a push without dense and without packed"),
+        (
+            ["pull", "timm:resnet18"],
+            "timm:resnet18: no such folder; expected one that sigprune wrote, or a rep",
+        ),
+        (["convert", "nothing/here/x", "out"], "'nothing/here/x' is no model reference; expected"),
+        (["convert", ".", "out"], ".: it has no config.json"),
+        (["convert", ".", "out", "--to", "zip"], "Invalid value for '--to'"),
+        (["prune", ".", "--by-shard", "--epochs", "3"], "--by-shard prunes files and runs no network: leave"),
+        (["prune", ".", "--by-shard", "--score", "snip"], "score 'snip': a checkpoint pruned file by file"),
+        (["prune", ".", "--by-shard", "--force"], "--by-shard replaces no folder"),
         (["show", "timm:test_resnot"], "unknown timm model 'test_resnot'; did you mean test_resnet"),
         (["show", "tim:test_resnet"], "unknown library 'tim'; did you mean timm?"),
         (
@@ -475,3 +489,27 @@ def test_progress_is_silent_in_a_pipe_and_complete_on_a_terminal():
     with pytest.raises(KeyboardInterrupt), progress.step("train"):
         raise KeyboardInterrupt
     assert "✓" not in screen.getvalue()
+
+
+def test_checkpoints_are_converted_inspected_and_listed_for_a_push(finished, capsys, monkeypatch, tmp_path):
+    place, _ = finished
+    monkeypatch.chdir(tmp_path)
+    (folder,) = (place / "runs").iterdir()
+    code, out, _ = call(capsys, "convert", str(folder), "compact", "--codec", "compact", "--json")
+    assert code == 0
+    files = json.loads(out)["files"]
+    assert files["model.sparse.safetensors"] == Path("compact/model.sparse.safetensors").stat().st_size
+    code, out, _ = call(capsys, "inspect", "compact", "--verify", "--json")
+    assert code == 0
+    assert json.loads(out)["codec"] == "compact"
+    assert json.loads(out)["verified"]["packed"] > 10
+    code, out, _ = call(capsys, "inspect", "compact", "--verify")
+    assert "verified, every bit" in out
+    code, out, _ = call(capsys, "push", "compact", "user/repo", "--no-dense", "--dry-run")
+    assert code == 0
+    assert "would be sent to user/repo" in out
+    code, out, _ = call(capsys, "push", str(folder), "user/repo", "--dry-run", "--json")
+    assert {"README.md", "config.json", "model.safetensors", "report.json"} <= json.loads(out)["files"].keys()
+    code, out, err = call(capsys, "convert", str(folder), "compact")
+    assert (code, out) == (2, "")
+    assert err.endswith("is not empty; choose another\n")

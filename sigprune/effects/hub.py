@@ -121,9 +121,10 @@ def push(
     """Send a checkpoint folder to a repository of the Hub, as one commit, after checking every bit of it.
 
     A repository or branch that does not exist is made. Weights of an earlier push under names that this one
-    does not use are deleted in the same commit, so that nothing stale is loaded. If a push is cut off,
-    nothing has changed; pushed again, files that arrived are not sent again. The card names the repository,
-    unless somebody has edited it.
+    does not use are deleted in the same commit, so that nothing stale is loaded; without ``dense`` a
+    repository that holds no packed model keeps its own dense weights. If a push is cut off, nothing has
+    changed; pushed again, files that arrived are not sent again. The card names the repository, unless
+    somebody has edited it.
 
     Args:
         folder: what ``run``, ``prune``, ``save`` or ``convert`` wrote.
@@ -146,16 +147,18 @@ def push(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     upload = plan_push(folder, repo, dense=dense, sparse=sparse)
-    check(Path(folder))
+    folder = local_folder(folder, None)
+    check(folder)
     api = HfApi(library_name="sigprune")
     with _telling(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None and not create_pr:
             api.create_branch(repo, branch=revision, exist_ok=True)
     parent, there = listing(repo, revision, repo)
-    stale = sorted(name for name in there if _is_weights(name) and name not in upload.files)
+    ours = dense or any(is_packed_file(name) for name in there)
+    stale = sorted(name for name in there if ours and _is_weights(name) and name not in upload.files)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(name, upload.made[name].encode() if name in upload.made else Path(folder) / name)
+        CommitOperationAdd(name, upload.made[name].encode() if name in upload.made else folder / name)
         for name in upload.files
     ]
     operations += [CommitOperationDelete(name) for name in stale]
@@ -163,7 +166,7 @@ def push(
         done = api.create_commit(
             repo,
             operations,
-            commit_message=f"Sparse checkpoint, {read_manifest(Path(folder)).sparsity:.1%} removed",
+            commit_message=f"Sparse checkpoint, {read_manifest(folder).sparsity:.1%} removed",
             revision=revision,
             create_pr=create_pr,
             parent_commit=parent,

@@ -52,27 +52,28 @@ def repository(ref: str | Path, revision: str | None) -> Reference:
         CheckpointError: it names none.
         BadInput: it names one at two revisions.
     """
+    place, _, own = str(ref).partition("@")
     try:
-        reference = split_ref(str(ref), revision)
-    except BadInput as error:
-        if "two revisions" in str(error):
-            raise
+        reference = split_ref(place, own or None)
+    except BadInput:
         reference = None
     if reference is None or reference.kind != "hub":
         raise CheckpointError(
             f"{ref}: no such folder; expected one that sigprune wrote, or a repository user/repo[@revision]"
         )
-    return reference
+    return split_ref(str(ref), revision)
 
 
 def local_folder(ref: str | Path, revision: str | None) -> Path:
     """The local folder that a reference names.
 
     Raises:
-        CheckpointError: it names a file.
+        CheckpointError: there is none, or it is a file.
         BadInput: a revision of a folder.
     """
     folder = Path(ref).expanduser()
+    if not folder.exists():
+        raise CheckpointError(f"{ref}: no such folder; expected one that sigprune wrote")
     if not folder.is_dir():
         raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
     if revision is not None:

@@ -232,7 +232,7 @@ def _hub(name: str, revision: str | None) -> Reference:
     repository, at, own = name.partition("@")
     if not _REPOSITORY.fullmatch(repository) or (at and not own):
         hint = f"; did you mean timm:{name}?" if re.fullmatch(r"[\w.]+", name) else ""
-        raise BadInput(f"{name!r} is no model reference{hint} Expected {_FORMS}")
+        raise BadInput(f"{name!r} is no model reference; expected {_FORMS}{hint}")
     if own and revision and own != revision:
         raise BadInput(f"{name}: two revisions are given, {own} and {revision}")
     return Reference("hub", None, repository, own or revision)

@@ -149,6 +149,23 @@ says(all(torch.equal(v, dense.state_dict()[k]) for k, v in again.model.state_dic
     assert dense
 
 
+def test_a_packed_model_joins_dense_weights_of_somebody_else(hub: Hub, folder: Path) -> None:
+    code = """
+from huggingface_hub import HfApi
+HfApi().create_repo(repo)
+HfApi().upload_file(repo_id=repo, path_in_repo="model.safetensors", path_or_fileobj=b"theirs")
+says(push(folder, repo, dense=False).deleted, sorted(inspect(repo)["files"]))
+says(push(folder, repo, sparse=False).deleted, fails(lambda: inspect(repo)))
+says(fails(lambda: push(folder / "nothing", repo)))
+"""
+    (deleted, files), (gone, told), (missing,) = run(hub, code, folder)
+    assert deleted == []
+    assert {DENSE, PACKED} <= set(files)
+    assert gone == [PACKED]
+    assert "holds neither" in told
+    assert "no such folder" in missing
+
+
 def test_revisions_and_pull_requests(hub: Hub, folder: Path) -> None:
     code = """
 push(folder, repo)
