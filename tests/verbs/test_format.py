@@ -1,0 +1,53 @@
+"""The page of the format and the code say the same: a reader made from the page alone agrees with ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sigprune.families.codecs import codecs
+from sigprune.values.bits import as_integers
+from sigprune.values.packed import PACKED, PACKED_INDEX, shard_name
+from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.opening import open_model
+from tests.reference.packed import read
+from tests.verbs.test_checkpoint import LIBRARIES, pruned
+
+PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("codec", ["bitmask", "two_four", "compact"])
+@pytest.mark.parametrize("most", [10**9, 4000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_reader_from_the_page_agrees(codec: str, most: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"]).to(dtype)
+    if codec == "two_four":
+        view, mask = pruned(model, 0.5, pattern="n_m", allocation="uniform")
+    else:
+        view, mask = pruned(model, 0.6 if most == 4000 else 0.95)
+    save(tmp_path / "x", view, mask, codec=codec, most=most)
+    found = read(tmp_path / "x")
+    tied = load(tmp_path / "x").manifest.tied
+    assert found.keys() == model.state_dict().keys() - tied.keys()
+    for name, (words, keep) in found.items():
+        own = as_integers(model.state_dict()[name]).reshape(-1).numpy()
+        assert np.array_equal(words, own.view(words.dtype)), name
+        assert (keep is None) == (name not in mask.keep)
+        if keep is not None:
+            assert np.array_equal(keep, mask.keep[name].reshape(-1).numpy())
+
+
+def test_the_page_names_every_codec_part_and_file() -> None:
+    for name in codecs.names():
+        section = PAGE.partition(f"### `{name}`")[2].partition("###")[0]
+        assert section, name
+        for suffix in codecs.read(name).facts["SUFFIXES"].split():
+            assert f"`{suffix}`" in section
+    assert PACKED in PAGE
+    assert PACKED_INDEX in PAGE
+    assert re.search(re.escape(shard_name(1, 1)).replace("00001\\.", "0000N\\."), PAGE)
