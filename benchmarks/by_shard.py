@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from memory import highest
 
 from sigprune import open_model
 from sigprune.verbs.pruning_files import prune_files
@@ -48,14 +49,6 @@ def measured(folder: Path, score: str) -> tuple[int, float, int, int]:
     before, start = highest(reset=True), time.perf_counter()
     manifest = prune_files(folder, folder.parent / score, sparsity=0.9, score=score)
     return manifest.kept, time.perf_counter() - start, largest, highest() - before
-
-
-def highest(*, reset: bool = False) -> int:
-    """Bytes of resident memory at their highest since the last reset."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import timm
 import torch
+from memory import highest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -191,14 +192,6 @@ def peak(folder: Path) -> float:
     dense = sum(t.numel() * t.element_size() for t, _ in found)
     masks = sum(keep.numel() for _, keep in found if keep is not None)
     return (after - before - masks) / dense
-
-
-def highest(*, reset: bool = False) -> int:
-    """Bytes of resident memory at their highest since the last reset."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -28,3 +28,12 @@ Weights = Annotated[
 ]
 RecipeRef = Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped recipe's name, or a YAML file")]
 Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
+Parameters = Annotated[
+    str | None, typer.Option(help="instead: parameters kept in all, or a model that has as many")
+]
+MaskRef = Annotated[
+    str | None, typer.Option(metavar="REF", help="instead: a run's mask, from its folder or repository")
+]
+ByShard = Annotated[
+    bool, typer.Option("--by-shard", help="prune files larger than memory; magnitude or random, nothing else")
+]

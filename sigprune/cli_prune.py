@@ -11,10 +11,13 @@ import typer
 from sigprune.base.errors import BadInput
 from sigprune.cli_options import (
     AsJson,
+    ByShard,
     Checkpoint,
     Force,
+    MaskRef,
     Model,
     Out,
+    Parameters,
     Pretrained,
     Quiet,
     Revision,
@@ -31,12 +34,8 @@ def prune(
     model: Model,
     *,
     sparsity: Annotated[float | None, typer.Option(help="fraction removed, in [0, 1) (0.9)")] = None,
-    parameters: Annotated[
-        str | None, typer.Option(help="instead: parameters kept in all, or a model that has as many")
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="REF", help="instead: a run's mask, from its folder or repository")
-    ] = None,
+    parameters: Parameters = None,
+    mask: MaskRef = None,
     score: Annotated[str | None, typer.Option(help="what ranks the weights (snip)")] = None,
     objective: Annotated[str | None, typer.Option(help="what such a score differentiates (labels)")] = None,
     init: Annotated[
@@ -50,10 +49,7 @@ def prune(
     size: Annotated[int | None, typer.Option(help="side of the images in pixels (the model's)")] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the data; 0 trains nothing (10)")] = None,
     pretrained: Pretrained = False,
-    by_shard: Annotated[
-        bool,
-        typer.Option("--by-shard", help="prune files larger than memory; magnitude or random, nothing else"),
-    ] = False,
+    by_shard: ByShard = False,
     seed: Seed = 0,
     settings: Settings = None,
     out: Out = None,
@@ -78,9 +74,8 @@ def prune(
     }
     given = {path: value for path, value in chosen.items() if value is not None}
     if by_shard:
-        if force:
-            raise BadInput("--by-shard replaces no folder: leave out --force, and choose another --out")
-        _by_shard(model, {**given, **dict.fromkeys(settings or ())}, seed, out, quiet=quiet, as_json=as_json)
+        more = [*(settings or ()), *(["--force"] if force else [])]
+        _by_shard(model, {**given, **dict.fromkeys(more)}, seed, out, quiet=quiet, as_json=as_json)
     else:
         words = [*(f"{path}={setting(value)}" for path, value in given.items()), *(settings or ())]
         carry_out(recipe_for(model, pretrained, seed, words), out, force=force, quiet=quiet, as_json=as_json)

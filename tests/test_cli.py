@@ -74,7 +74,10 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["convert", ".", "out", "--to", "zip"], "Invalid value for '--to'"),
         (["prune", ".", "--by-shard", "--epochs", "3"], "--by-shard prunes files and runs no network: leave"),
         (["prune", ".", "--by-shard", "--score", "snip"], "score 'snip': a checkpoint pruned file by file"),
-        (["prune", ".", "--by-shard", "--force"], "--by-shard replaces no folder"),
+        (
+            ["prune", ".", "--by-shard", "--force"],
+            "--by-shard prunes files and runs no network: leave out",
+        ),
         (["show", "timm:test_resnot"], "unknown timm model 'test_resnot'; did you mean test_resnet"),
         (["show", "tim:test_resnet"], "unknown library 'tim'; did you mean timm?"),
         (

@@ -67,40 +67,20 @@ def prune_files(
         BadScores: a weight is NaN or infinite.
         FolderExists: the folder is not empty.
     """
-    if not 0 <= sparsity < 1:
-        raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
-    if score not in {"magnitude", "random"}:
-        raise BadInput(
-            f"score {score!r}: a checkpoint pruned file by file is never run; use magnitude or random"
-        )
-    source = dense_checkpoint(ref)
-    if source.lacking:
-        raise BadInput(
-            f"{ref}: its files have no {min(source.lacking)}: they name tensors otherwise than the model "
-            f"(first {min(source.extra, default='none')}); open, prune and save it in memory instead"
-        )
+    source = _source(ref, sparsity, score)
     view = describe(source.model, include=include, exclude=exclude)
     shapes = view.prunable_shapes()
-    total = sum(math.prod(shape) for shape in shapes.values())
-    kept = round(total * (1 - Fraction(str(sparsity))))
+    kept = round(sum(math.prod(shape) for shape in shapes.values()) * (1 - Fraction(str(sparsity))))
     scores = _Scores(source, shapes, score, seed)
     limit = kth_largest(scores.of_all, kept, scores.dtype, seed=seed)
     said: dict[str, Plain] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
         "include": list(include), "exclude": list(exclude),
     }  # fmt: skip
-    sharded = adapters.get(source.library).SHARDED
+    most, choice = source.largest, codecs.choose(codec)
     with new_folder(folder) as staging:
-        packed = PackedWriter(
-            staging,
-            source.library,
-            view.architecture,
-            source.tied,
-            said,
-            codecs.choose(codec),
-            source.largest,
-        )
-        dense = DenseWriter(staging, source.largest if sharded else None)
+        packed = PackedWriter(staging, source.library, view.architecture, source.tied, said, choice, most)
+        dense = DenseWriter(staging, most if adapters.get(source.library).SHARDED else None)
         done = 0
         for file in source.files():
             for name, tensor in file:
@@ -115,6 +95,23 @@ def prune_files(
         manifest = packed.close()
         copy_beside(source.folder, staging, source.library, packed=True)
     return manifest
+
+
+def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:
+    """The checkpoint, once it is clear that it can be pruned like this."""
+    if not 0 <= sparsity < 1:
+        raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
+    if score not in {"magnitude", "random"}:
+        raise BadInput(
+            f"score {score!r}: a checkpoint pruned file by file is never run; use magnitude or random"
+        )
+    source = dense_checkpoint(ref)
+    if source.lacking:
+        raise BadInput(
+            f"{ref}: its files have no {min(source.lacking)}: they name tensors otherwise than the model "
+            f"(first {min(source.extra, default='none')}); open, prune and save it in memory instead"
+        )
+    return source
 
 
 class _Scores:

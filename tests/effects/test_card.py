@@ -91,7 +91,7 @@ def test_the_recipe_is_in_the_card_and_complete(report: Report) -> None:
         ("timm", {}, 'timm.create_model("local-dir:path/to/this/folder", pretrained=True)'),
         ("transformers", {}, 'AutoModelForImageClassification.from_pretrained("path/to/this/folder")'),
         ("transformers", {"task": "masked-lm"}, "AutoModelForMaskedLM.from_pretrained("),
-        ("torch", {}, 'load_file(f"{folder}/model.safetensors")'),
+        ("torch", {}, 'load_file("path/to/this/folder/model.safetensors")'),
     ],
 )
 def test_loading_examples(data: Data, library: str, args: Data, first: str) -> None:
@@ -100,13 +100,21 @@ def test_loading_examples(data: Data, library: str, args: Data, first: str) -> N
     text = card(Report(data))
     codes = blocks(text, "python")
     assert first in codes[0]
-    assert ("load(folder, into=model)" in codes[1]) == (library == "torch")
-    assert "hold(" in codes[2]
+    variant = [code for code in codes if 'variant="sparse"' in code]
+    assert len(variant) == (library == "transformers")
+    assert ('load("path/to/this/folder", into=model)' in codes[-2]) == (library == "torch")
+    assert "hold(" in codes[-1]
     for code in codes:
         compile(code, "card", "exec")
     assert front(text)["library_name"] == ("sigprune" if library == "torch" else library)
     assert "path/to/this/folder" not in card(Report(data), repo="me/mine")
-    assert "me/mine" in blocks(card(Report(data), repo="me/mine"), "python")[1]
+    assert all("me/mine" in code for code in blocks(card(Report(data), repo="me/mine"), "python")[:-1])
+    packed = card(Report(data), repo="me/mine", dense=False)
+    assert blocks(packed, "python")[0].count("sigprune") == 1
+    assert 'load("me/mine"' in packed
+    dense = card(Report(data), repo="me/mine", sparse=False)
+    assert "sigprune import load" not in dense
+    assert "variant=" not in dense
 
 
 def test_equal_reports_give_equal_cards(data: Data, tmp_path: Path) -> None:
