@@ -23,6 +23,7 @@ from sigprune.families.adapters._sources import (
     unfit,
     weights_of,
 )
+from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
 
@@ -187,14 +188,14 @@ def write_config(module: nn.Module, folder: Path) -> None:
 
 
 def rebuild(folder: Path) -> nn.Module:
-    """The model that the folder's ``config.json`` describes; its values are to be loaded afterwards.
+    """The model that the folder's ``config.json`` describes, its random parameters left to be loaded.
 
     Raises:
         CheckpointError: the file is missing, or timm cannot build what it says.
     """
     try:
         with global_stream(0, "rebuild", "timm"):
-            return build(f"local-dir:{folder}", {})
+            return unfilled(lambda: build(f"local-dir:{folder}", {}))
     except BadInput as error:
         raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
 

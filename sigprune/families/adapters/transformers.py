@@ -22,6 +22,7 @@ from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import HUB, folder_of, place_of, plain_name, unfit, weights_of
+from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.manifest import SCHEMA
 from sigprune.values.packed import KEY
@@ -175,14 +176,14 @@ def write_config(module: nn.Module, folder: Path) -> None:
 
 
 def rebuild(folder: Path) -> nn.Module:
-    """The model that the folder's ``config.json`` describes; its values are to be loaded afterwards.
+    """The model that the folder's ``config.json`` describes, its random parameters left to be loaded.
 
     Raises:
         CheckpointError: the file is missing, or transformers cannot build what it says.
     """
     try:
         with global_stream(0, "rebuild", "transformers"):
-            return build(f"local-dir:{folder}", {})
+            return unfilled(lambda: build(f"local-dir:{folder}", {}))
     except BadInput as error:
         raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
 
