@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.base.seeds import generator
-from sigprune.families.codecs import codecs
+from sigprune.families.codecs import _exponents, codecs
+from sigprune.families.codecs._levels import Order
 from sigprune.values.bits import as_integers
 
 DTYPES = [
@@ -49,6 +51,14 @@ def fitting(name: str, keep: Tensor) -> Tensor:
         return torch.ones_like(keep) if name == "two_four" else keep
     order = torch.rand(keep.numel() // 4, 4, generator=generator(3, "mask")).argsort(1)
     return (order < 2).reshape(keep.shape)
+
+
+def by_rows_and_columns(shape: tuple[int, ...]) -> Tensor:
+    """A mask whose odds are the product of one factor of the row and one of the column."""
+    stream = generator(4, "mask")
+    rows, columns = shape[0], math.prod(shape[1:])
+    odds = torch.randn(rows, 1, generator=stream) + torch.randn(1, columns, generator=stream)
+    return (torch.rand(rows, columns, generator=stream) < torch.sigmoid(3 * odds - 2)).reshape(shape)
 
 
 def misaligned(part: Tensor) -> Tensor:
@@ -133,8 +143,12 @@ def test_another_shape_dtype_or_count_is_refused(name: str) -> None:
 def test_damage_gives_an_error_or_another_tensor_of_the_same_kind(name: str, data: st.DataObject) -> None:
     """Digests are not the codec's business; crashes, hangs and other shapes are."""
     codec = codecs.get(name)
-    shape, dtype = (7, 16), data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.bool]))
-    keep = fitting(name, MASKS["third"](112).reshape(shape))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.bool]))
+    if name == "compact" and data.draw(st.booleans()):
+        keep = by_rows_and_columns((96, 64))
+    else:
+        keep = fitting(name, MASKS["third"](112).reshape(7, 16))
+    shape = tuple(keep.shape)
     parts = codec.encode(any_bits(shape, dtype), keep)
     suffix = data.draw(st.sampled_from(sorted(parts)))
     content = bytearray(parts[suffix].numpy().tobytes())
@@ -182,16 +196,80 @@ def test_compact_reads_what_the_page_says() -> None:
     dense = torch.zeros(600, dtype=torch.bfloat16)
     dense[2], dense[599] = 1.0, -3.0
     # rotated left by one: 7F00 and 8081; gaps 2, 596 = 255 + 255 + 86, and 0
-    common = {"": [0x00, 0x81], "_sparse_exponents": frame(0x7F, 0x80)}
+    common = {"": [0x00, 0x81], "_sparse_exponents": frame(0, 0x7F, 0x80)}
+    table = {"_sparse_exponents": frame(1, 0x80) + frame(0b01, 0x7F)}  # the first is not there, the second is
     bits = np.packbits(keep.numpy(), bitorder="little").tolist()
-    for positions in ([1, *frame(2, 255, 255, 86, 0)], [0, *frame(*bits)]):
+    gaps = [1, *frame(2, 255, 255, 86, 0)], [1, *frame(2, 255), *frame(255, 86, 0)]
+    for exponents, positions in itertools.product(({}, table), ([0, *frame(*bits)], *gaps)):
         parts = {
             suffix: torch.tensor(content, dtype=torch.uint8)
-            for suffix, content in (common | {"_sparse_positions": positions}).items()
+            for suffix, content in (common | exponents | {"_sparse_positions": positions}).items()
         }
         decoded, mask = codecs.get("compact").decode(parts, (600,), torch.bfloat16, 2)
         assert torch.equal(decoded.view(torch.int16), dense.view(torch.int16))
         assert torch.equal(mask, keep)
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (40, 16, 3, 3), (700, 500)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.bool], ids=str)
+def test_masks_of_rows_and_columns_are_coded_by_levels(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    tensor, keep = any_bits(shape, dtype), by_rows_and_columns(shape)
+    check_round_trip("compact", tensor, keep)
+    positions = codecs.get("compact").encode(tensor, keep)["_sparse_positions"]
+    assert positions[0] == 2
+    shuffled = keep.reshape(-1)[torch.randperm(keep.numel(), generator=generator(5, "mask"))].reshape(shape)
+    assert len(positions) < 0.9 * len(codecs.get("compact").encode(tensor, shuffled)["_sparse_positions"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_order_of_levels_is_that_of_the_page(data: st.DataObject) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, 31), min_size=1, max_size=12)), dtype=np.uint8)
+    drawn = st.lists(st.sampled_from(data.draw(st.sampled_from([[7], [0, 31], [3, 4, 9]]))), min_size=24)
+    columns = np.array(data.draw(drawn), dtype=np.uint8)
+    size = len(rows) * len(columns)
+    row, column = np.divmod(np.arange(size), len(columns))
+    expected = np.lexsort((np.arange(size), rows[row], rows[row].astype(int) + columns[column]))
+    order = Order(rows, columns)
+    assert np.array_equal(order.places(np.arange(size)), expected)
+    assert np.array_equal(order.positions(expected), np.arange(size))
+    some = np.flatnonzero(MASKS["third"](size).numpy())
+    assert np.array_equal(order.places(some), expected[some])
+    sums = (rows[row].astype(int) + columns[column])[expected]
+    assert order.bounds.tolist() == [0, *(np.flatnonzero(np.diff(sums)) + 1), size]
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 3, 5, 6, 15, 16, 40, 256])
+@pytest.mark.parametrize("kept", [0, 1, 2, 7, 200_000])
+def test_frequent_bytes_are_digits(kinds: int, kept: int) -> None:
+    stream = np.random.default_rng(kinds)
+    values = (255 - np.minimum(stream.geometric(0.4, kept) - 1, kinds - 1)).astype(np.uint8)
+    part = _exponents.encode(values)
+    assert np.array_equal(_exponents.decode(part, kept), values)
+    if kept == 200_000:
+        share = np.bincount(values) / kept
+        share = share[share > 0]
+        assert len(part) * 8 <= -kept * (share * np.log2(share)).sum() * 1.03 + 8 * 300
+        for other in (kept - 9, kept + 9):
+            with pytest.raises(CheckpointError):
+                _exponents.decode(part, other)
+
+
+def test_levels_that_would_take_more_than_the_tensor_are_refused() -> None:
+    keep = by_rows_and_columns((96, 64))
+    parts = codecs.get("compact").encode(torch.ones(96, 64), keep)
+    kept, positions = int(keep.sum()), parts["_sparse_positions"].numpy().tobytes()
+    for shape in [(6144,), (6144, 1), (128, 64)]:
+        with pytest.raises(CheckpointError):
+            codecs.get("compact").decode(parts, shape, torch.float32, kept)
+    reader = zstandard.ZstdDecompressor().stream_reader(positions[1:], read_across_frames=True)
+    content = reader.read()
+    for column_levels in (bytes([32] * 64), bytes(range(9)) * 7 + b"0"):
+        text = content[:96] + column_levels + content[160:]
+        frames = b"\2" + zstandard.ZstdCompressor().compress(text)
+        parts["_sparse_positions"] = torch.tensor(list(frames), dtype=torch.uint8)
+        with pytest.raises(CheckpointError, match="level"):
+            codecs.get("compact").decode(parts, (96, 64), torch.float32, kept)
 
 
 @pytest.mark.parametrize("size", [2**33, 2**20])
@@ -204,10 +282,10 @@ def test_compact_bombs_take_no_memory(size: int) -> None:
     else:
         packer = zstandard.ZstdCompressor(write_content_size=False).compressobj()
         bomb = packer.compress(bytes(size)) + packer.flush()
-    for suffix, lead in (("_sparse_exponents", []), ("_sparse_positions", [1])):
+    for suffix, lead in (("_sparse_exponents", []), ("_sparse_positions", [1]), ("_sparse_positions", [2])):
         damaged = parts | {suffix: torch.tensor(lead + list(bomb), dtype=torch.uint8)}
-        with pytest.raises(CheckpointError, match="expected a frame of"):
-            codec.decode(damaged, (64,), torch.float32, 64)
+        with pytest.raises(CheckpointError, match="frame"):
+            codec.decode(damaged, (8, 8), torch.float32, 64)
 
 
 def test_bitmask_needs_torch_alone_on_any_device() -> None:

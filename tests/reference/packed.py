@@ -103,32 +103,65 @@ def two_four(parts: dict[str, bytes], entry: dict, kind: str) -> tuple[np.ndarra
     return tuple(np.moveaxis(a.reshape(order), -1, axis).reshape(-1) for a in (moved, kept))
 
 
+def joined(frames: bytes) -> bytes:
+    content = b""
+    while frames:
+        one = zstandard.ZstdDecompressor().decompressobj()
+        content, frames = content + one.decompress(frames), one.unused_data
+    return content
+
+
+def exponents(content: bytes, kept: int) -> list[int]:
+    size, table, content = content[0], content[1 : 1 + content[0]], content[1 + content[0] :]
+    if size == 0:
+        return list(content)
+    digits = max(d for d in range(1, 9) if (size + 1) ** d <= 256)
+    symbols = [byte // (size + 1) ** i % (size + 1) for byte in content for i in range(digits)]
+    length = -(-kept // digits)
+    others = iter(content[length:])
+    found = [table[s] if s < size else next(others) for s in symbols[: length * digits][:kept]]
+    assert next(others, None) is None
+    return found
+
+
 def compact(parts: dict[str, bytes], entry: dict, kind: str) -> tuple[np.ndarray, np.ndarray]:
     width, kept, size = int(kind[1:]), entry["kept"], math.prod(entry["shape"])
-    high = zstandard.ZstdDecompressor().decompress(parts["_sparse_exponents"])
+    high = exponents(joined(parts["_sparse_exponents"]), kept)
     words = []
     for i in range(kept):
         low = parts[""][i * (width - 1) : (i + 1) * (width - 1)]
-        word = int.from_bytes(low + high[i : i + 1], "little")
+        word = int.from_bytes(low + bytes([high[i]]), "little")
         if "float" in entry["dtype"]:
             word = word >> 1 | (word & 1) << 8 * width - 1
         words.append(word)
-    how, frame = parts["_sparse_positions"][0], parts["_sparse_positions"][1:]
-    content = zstandard.ZstdDecompressor().decompress(frame)
+    how, content = parts["_sparse_positions"][0], joined(parts["_sparse_positions"][1:])
+    order, turn = range(size), size
+    if how == 2:
+        rows, columns = entry["shape"][0], size // entry["shape"][0]
+        down, across = content[:rows], content[rows : rows + columns]
+        turn = int.from_bytes(content[rows + columns : rows + columns + 8], "little")
+        content = content[rows + columns + 8 :]
+        assert max(down + across) < 32
+        assert 8 * len(set(across)) <= columns
+        levels = [(down[i // columns], across[i % columns]) for i in range(size)]
+        order = sorted(range(size), key=lambda i: (sum(levels[i]), levels[i][0], i))
+    places, place, bits = [], 0, b""
     if how == 0:
-        mask = unpacked(content, size)
+        turn, bits = 0, content
     else:
-        mask, place, ends = np.zeros(size, bool), 0, 0
+        end = len(content) - (size - turn + 7) // 8
+        content, bits = content[:end], content[end:]
         for byte in content:
             place += byte
             if byte < 255:
-                if ends < kept:
-                    mask[place] = True
-                    place += 1
-                ends += 1
-        assert (ends, place) == (kept + 1, size)
-    dense = np.zeros(size, kind)
-    dense[mask] = np.array(words, kind)
+                places.append(place)
+                place += 1
+        assert places.pop() == turn
+    places += (turn + np.flatnonzero(unpacked(bits, size - turn))).tolist()
+    assert len(places) == kept
+    dense, mask = np.zeros(size, kind), np.zeros(size, bool)
+    for place, word in zip(places, words, strict=True):
+        dense[order[place]], mask[order[place]] = word, True
     return dense, mask
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sigprune.families.codecs import codecs
 from sigprune.values.bits import as_integers
+from sigprune.values.mask import Mask
 from sigprune.values.packed import PACKED, PACKED_INDEX, shard_name
 from sigprune.verbs.checkpoint import load, save
-from sigprune.verbs.opening import open_model
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning import apply_
+from tests.families.test_codecs import by_rows_and_columns
 from tests.reference.packed import read
 from tests.verbs.test_checkpoint import LIBRARIES, pruned
 
@@ -40,6 +44,21 @@ def test_a_reader_from_the_page_agrees(codec: str, most: int, dtype: torch.dtype
         assert (keep is None) == (name not in mask.keep)
         if keep is not None:
             assert np.array_equal(keep, mask.keep[name].reshape(-1).numpy())
+
+
+def test_a_reader_from_the_page_agrees_on_levels(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.Conv2d(16, 40, 3))
+    mask = Mask({
+        name: by_rows_and_columns(tuple(p.shape)) for name, p in model.named_parameters() if p.dim() > 1
+    })
+    view = describe(model)
+    apply_(view, mask)
+    save(tmp_path / "x", view, mask, codec="compact")
+    assert all(load_file(tmp_path / "x" / PACKED)[f"{name}_sparse_positions"][0] == 2 for name in mask.keep)
+    for name, (words, keep) in read(tmp_path / "x").items():
+        own = as_integers(model.state_dict()[name]).reshape(-1).numpy()
+        assert np.array_equal(words, own.view(words.dtype)), name
+        assert keep is None or np.array_equal(keep, mask.keep[name].reshape(-1).numpy())
 
 
 def test_the_page_names_every_codec_part_and_file() -> None:

@@ -15,6 +15,7 @@ from sigprune.base.errors import CheckpointError
 from sigprune.values.bits import as_integers
 
 Bytes: TypeAlias = NDArray[np.uint8]
+Integers: TypeAlias = NDArray[np.int64]
 Words: TypeAlias = NDArray[np.unsignedinteger[Any]]
 
 CHUNK = 2**18
