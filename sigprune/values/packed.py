@@ -26,6 +26,7 @@ KEY = "sigprune"
 """The one entry of a packed file's metadata, and of its index's: a manifest, or an :class:`Index`."""
 
 _SHARD = re.compile(rf"{STEM}\.{VARIANT}-(\d{{5}})-of-(\d{{5}})\.safetensors")
+_DENSE = re.compile(rf"{STEM}\.safetensors(\.index\.json)?|{STEM}-\d{{5}}-of-\d{{5}}\.safetensors")
 _LONGEST = 100_000_000
 """Bytes of a header, as safetensors limits them; no index is longer either."""
 
@@ -77,6 +78,11 @@ def shard_name(number: int, count: int) -> str:
 def is_packed_file(name: str) -> bool:
     """Whether files of this name belong to packed models."""
     return name in {PACKED, PACKED_INDEX} or _SHARD.fullmatch(name) is not None
+
+
+def is_dense_file(name: str) -> bool:
+    """Whether files of this name belong to the same model dense, as timm and transformers name them."""
+    return _DENSE.fullmatch(name) is not None
 
 
 def read_index(text: str) -> Index:
