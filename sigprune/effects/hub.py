@@ -17,7 +17,7 @@ from sigprune.base.folders import new_folder
 from sigprune.effects.hub_plan import Upload, plan_push, reason_to_leave
 from sigprune.effects.hub_refusals import telling
 from sigprune.families.adapters._hub import fetch, listing
-from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
+from sigprune.values.packed import is_dense_file, is_packed_file, not_packed, read_manifest
 from sigprune.verbs.inspecting import check
 from sigprune.verbs.locating import local_folder, repository
 
@@ -156,14 +156,12 @@ def pull(
         >>> load(pull("user/digits-sparse", "digits")).mask.sparsity  # doctest: +SKIP
         0.9
     """
-    reference = repository(ref, revision)
+    reference = repository(ref, revision, folders=False)
     name = reference.name
     with new_folder(folder or name.rpartition("/")[2]) as staging:
         commit, files = listing(name, reference.revision, name)
         if not any(is_packed_file(file) for file in files):
-            raise CheckpointError(
-                f"{name}: the repository holds no packed model; `sigprune convert` packs a dense one"
-            )
+            raise not_packed(reference.full_name, files)
         for file in files:
             if reason_to_leave(file, dense=dense, sparse=True):
                 continue

@@ -162,7 +162,7 @@ says(fails(lambda: push(folder / "nothing", repo)))
     assert deleted == []
     assert {DENSE, PACKED} <= set(files)
     assert gone == [PACKED]
-    assert "holds neither" in told
+    assert f"it is dense ({DENSE})" in told
     assert "no such folder" in missing
 
 

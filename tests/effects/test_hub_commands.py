@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -163,3 +164,53 @@ def test_the_card_of_a_packed_folder_shows_no_dense_file(home: Path) -> None:
     assert DENSE not in plan_push(home / "runs" / "packed", "someone/net", dense=False).left_out
     with pytest.raises(BadInput, match="expected user/repo"):
         plan_push(home / "runs" / "packed", "net")
+
+
+def test_a_mistyped_folder_is_said_to_be_none(hub: Hub, home: Path) -> None:
+    typed, pushed, far, named = cli(
+        hub, home, "inspect runs/bth", "push runs/bth someone/net", "inspect elsewhere/net",
+        "inspect elsewhere/net@v1",
+    )  # fmt: skip
+    near = "runs/bth: no such folder (did you mean runs/both?); "
+    assert near + "on the Hub: no such repository on http://127.0.0.1:" in typed.err
+    assert near + "expected one that sigprune wrote\n" in pushed.err
+    assert "elsewhere/net: no such folder; on the Hub: no such repository" in far.err
+    assert named.err.startswith("error: elsewhere/net: no such repository on ")
+
+
+def test_pull_of_a_folder(hub: Hub, home: Path) -> None:
+    here, none = cli(hub, home, "pull runs/both new", "pull both new")
+    wanted = "expected a repository user/repo[@revision]"
+    assert here.err == f"error: runs/both: {wanted}, got a folder here, which need not be fetched\n"
+    assert none.err == f"error: both: {wanted}\n"
+    assert not hub.log.find("*", "*")
+    assert not (home / "new").exists()
+
+
+LOAD = """
+from sigprune import load
+for ref in ("runs/dense", "someone/net", "runs/bth"):
+    try:
+        load(ref)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_dense_weights_are_said_to_be_dense(hub: Hub, home: Path, tmp_path: Path) -> None:
+    """In a folder and in a repository, in whatever way they are met; the advice can be followed."""
+    there = tmp_path / "models" / "someone"
+    shutil.copytree(home / "runs" / "dense", there / "net")
+    (there / "empty").mkdir()
+    (there / "empty" / "README.md").write_text("nothing")
+    local = ("inspect runs/dense", "push runs/dense someone/new", "push runs/dense someone/new --no-sparse")
+    remote = ("inspect someone/net", "pull someone/net new", "inspect someone/empty")
+    said = cli(hub, home, *local, *remote, f"convert someone/net {tmp_path / 'packed'}")
+    assert [one.code for one in said] == [2] * 6 + [0]
+    loaded = client(hub.environment, LOAD, folder=home).stdout.splitlines()
+    advice = "{0}: it is dense ({1}) and holds no packed model; `sigprune convert {0} NEW` packs it"
+    for place, found in [("runs/dense", [*said[:3], loaded[0]]), ("someone/net", [*said[3:5], loaded[1]])]:
+        for one in found:
+            assert advice.format(place, DENSE) in (one if isinstance(one, str) else one.err)
+    assert "someone/empty: it holds neither model.sparse.safetensors nor" in said[5].err
+    assert loaded[2].startswith("runs/bth: no such folder (did you mean runs/both?); on the Hub: no such rep")
