@@ -18,6 +18,7 @@ from sigprune.verbs.checkpoint import save
 from sigprune.verbs.converting import convert
 from sigprune.verbs.files import DENSE
 from sigprune.verbs.opening import open_model
+from sigprune.verbs.pruning_files import prune_files
 from tests.hub import INVALID_TOKEN, TOKEN, Hub, client, running
 from tests.verbs.test_checkpoint import pruned
 
@@ -214,3 +215,15 @@ def test_dense_weights_are_said_to_be_dense(hub: Hub, home: Path, tmp_path: Path
             assert advice.format(place, DENSE) in (one if isinstance(one, str) else one.err)
     assert "someone/empty: it holds neither model.sparse.safetensors nor" in said[5].err
     assert loaded[2].startswith("runs/bth: no such folder (did you mean runs/both?); on the Hub: no such rep")
+
+
+def test_inspect_shows_where_a_checkpoint_comes_from(hub: Hub, home: Path, tmp_path: Path) -> None:
+    prune_files(home / "runs" / "dense", tmp_path / "net", sparsity=0.5, exclude=("head",))
+    (said,) = cli(hub, home, f"inspect {tmp_path / 'net'}")
+    shown = [line.split(maxsplit=1) for line in said.out.partition("provenance")[2].splitlines()]
+    assert {"score": "magnitude", "sparsity": "0.5", "source": "dense", "exclude": "head"}.items() <= dict(
+        line for line in shown if len(line) == 2
+    ).items()
+    card = plan_push(tmp_path / "net", "someone/net").made["README.md"]
+    assert "- score: `magnitude`\n" in card
+    assert "- left alone were: `head`\n" in card
