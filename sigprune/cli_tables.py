@@ -144,8 +144,21 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
     print_rows(console, [{"file": name, "bytes": size} for name, size in files.items()])
+    said = facts["provenance"] if isinstance(facts["provenance"], dict) else {}
+    if said:
+        console.print()
+        print_rows(console, [{"provenance": key, "value": _told(value)} for key, value in said.items()])
     if isinstance(facts.get("verified"), dict):
         console.print(f"\nverified, every bit: {facts['verified']}")
+
+
+def _told(value: Plain) -> str:
+    """A value of a manifest on one line; what has several levels is for ``--json``."""
+    if isinstance(value, dict):
+        nested = any(isinstance(one, dict | list) for one in value.values())
+        return "(see --json)" if nested else ", ".join(f"{key} {one}" for key, one in value.items())
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]) -> list[dict[str, Plain]]:

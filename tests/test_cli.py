@@ -67,7 +67,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["push", ".", "user/repo", "--no-dense", "--no-sparse"], "a push without dense and without packed"),
         (
             ["pull", "timm:resnet18"],
-            "timm:resnet18: no such folder; expected one that sigprune wrote, or a rep",
+            "timm:resnet18: expected a repository user/repo[@revision]\n",
         ),
         (["convert", "nothing/here/x", "out"], "'nothing/here/x' is no model reference; expected"),
         (["convert", ".", "out"], ".: it has no config.json"),

@@ -24,7 +24,7 @@ VALUES = [
 HOMES = {
     "accelerate": ["effects/training.py"],
     "datasets": ["families/datasets/_hub.py"],
-    "huggingface_hub": ["effects/hub.py", "families/adapters/"],
+    "huggingface_hub": ["effects/hub", "families/adapters/"],
     "matplotlib": ["effects/figures"],
     "pydantic": ["recipe.py", "recipe_", "base/family.py"],
     "rich": ["cli"],

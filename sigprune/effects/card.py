@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from string import Template
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import yaml
@@ -23,6 +24,20 @@ _ORDER = (
     "name", "seed", "device", "model", "data", "init", "measure", "verify", "prune", "isometry", "train",
     "baselines", "checks", "save", "push",
 )  # fmt: skip
+
+_PROVENANCE = MappingProxyType({
+    "score": "score",
+    "sparsity": "sparsity asked for",
+    "include": "pruned were",
+    "exclude": "left alone were",
+    "seed": "seed",
+    "mask_from": "mask from",
+    "source": "weights from the folder",
+    "base_model": "weights from",
+    "revision": "at its commit",
+    "recipe_digest": "recipe digest",
+})
+"""Keys of a manifest's provenance that a card tells, and how."""
 
 
 def card(report: Report, *, repo: str | None = None, dense: bool = True, sparse: bool = True) -> str:
@@ -85,14 +100,17 @@ def plain_card(
         for name, entry in manifest.tensors.items()
         if entry.kept is not None
     ]
-    percent = sections.percent(manifest.sparsity)
+    percent, made = sections.percent(manifest.sparsity), _made(said)
+    found = said.keys() & {"score", "mask_from", "recipe"}
+    unknown = "What that costs" if found else "How the mask was found and what it costs"
     return "\n".join([
         f"---\n{_yaml(front)}\n---\n\n# {manifest.architecture}, {percent} sparse\n",
         f"{manifest.kept:,} of {manifest.total:,} entries are kept in {len(rows)} tensors, packed as "
-        f"{', '.join(manifest.codecs) or 'nothing'}. How the mask was found and what it costs in accuracy is "
-        "not recorded here.\n\n## Loading\n",
+        f"{', '.join(manifest.codecs) or 'nothing'}. {unknown} in accuracy is not recorded here.\n\n"
+        "## Loading\n",
         snippets(library, "base", repo, dense=dense, sparse=sparse),
-        f"\n## Layers\n\n{sections.table(('tensor', 'shape', 'kept', 'sparsity'), rows)}\n",
+        f"\n## How it was made\n\n{made}\n" if made else "",
+        f"## Layers\n\n{sections.table(('tensor', 'shape', 'kept', 'sparsity'), rows)}\n",
     ])
 
 
@@ -127,6 +145,24 @@ def _title(report: Report) -> str:
 
 def _yaml(plain: Mapping[str, object]) -> str:
     return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _made(said: Mapping[str, Plain]) -> str:
+    """What a manifest's provenance tells of pruning and packing; empty where it tells nothing."""
+    known = {key: _told(said[key]) for key in _PROVENANCE if said.get(key) is not None}
+    if said.get("mask_from") == "zeros":
+        known["mask_from"] = "the zeros of the dense weights"
+    lines = [f"- {_PROVENANCE[key]}: {text}" for key, text in known.items()]
+    recipe = said.get("recipe")
+    if isinstance(recipe, dict):
+        lines.append(f"- recipe:\n\n```yaml\n{_yaml(_ordered(recipe))}\n```")
+    return "\n".join(lines)
+
+
+def _told(value: Plain) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_told, value)) or "nothing"
+    return f"`{' '.join(value.split())}`" if isinstance(value, str) else str(value)
 
 
 def _loading(report: Report, repo: str | None, *, dense: bool, sparse: bool) -> str:

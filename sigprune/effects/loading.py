@@ -45,7 +45,8 @@ def snippets(library: str, task: str, repo: str | None, *, dense: bool = True, s
             blocks.append(_block("With transformers, from the packed file:", _variant(kind, repo)))
         blocks.append(_block(checked, _sigprune(own, repo)))
         blocks.append(_block("To train on, staying sparse:", _HOLD))
-    return "\n\n".join(blocks)
+    install = ["The packed file and its mask are read by sigprune: `pip install sigprune`."] if sparse else []
+    return "\n\n".join(install + blocks)
 
 
 def _variant(kind: str, repo: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ KEY = "sigprune"
 """The one entry of a packed file's metadata, and of its index's: a manifest, or an :class:`Index`."""
 
 _SHARD = re.compile(rf"{STEM}\.{VARIANT}-(\d{{5}})-of-(\d{{5}})\.safetensors")
+_DENSE = re.compile(rf"{STEM}\.safetensors(\.index\.json)?|{STEM}-\d{{5}}-of-\d{{5}}\.safetensors")
 _LONGEST = 100_000_000
 """Bytes of a header, as safetensors limits them; no index is longer either."""
 
@@ -79,6 +80,28 @@ def is_packed_file(name: str) -> bool:
     return name in {PACKED, PACKED_INDEX} or _SHARD.fullmatch(name) is not None
 
 
+def is_dense_file(name: str) -> bool:
+    """Whether files of this name belong to the same model dense, as timm and transformers name them."""
+    return _DENSE.fullmatch(name) is not None
+
+
+def not_packed(place: str, files: Iterable[str]) -> CheckpointError:
+    """What to say where there is no packed model: whether there is a dense one, and how to pack it.
+
+    Args:
+        place: the folder or repository.
+        files: names of the files that are there.
+    """
+    if dense := min(filter(is_dense_file, files), default=None):
+        return CheckpointError(
+            f"{place}: it is dense ({dense}) and holds no packed model; "
+            f"`sigprune convert {place} NEW` packs it"
+        )
+    return CheckpointError(
+        f"{place}: it holds neither {PACKED} nor {PACKED_INDEX}; expected what save(), run() or convert wrote"
+    )
+
+
 def read_index(text: str) -> Index:
     """The index in the text of a file named :data:`PACKED_INDEX`.
 
@@ -130,7 +153,10 @@ def read_manifest(folder: Path) -> Manifest:
 def read_manifests(folder: Path) -> dict[str, Manifest]:
     """Likewise, file by file: file name -> what it says of its own tensors."""
     return manifests_from(
-        lambda name: _metadata(folder / name), lambda: _text(folder / PACKED_INDEX), str(folder)
+        lambda name: _metadata(folder / name),
+        lambda: _text(folder / PACKED_INDEX),
+        str(folder),
+        lambda: [path.name for path in folder.iterdir()] if folder.is_dir() else [],
     )
 
 
@@ -138,6 +164,7 @@ def manifests_from(
     metadata: Callable[[str], Mapping[str, Plain] | None],
     index_text: Callable[[], str | None],
     place: str,
+    files: Callable[[], Iterable[str]],
 ) -> dict[str, Manifest]:
     """The manifests of a packed model's files, wherever they lie.
 
@@ -145,6 +172,7 @@ def manifests_from(
         metadata: file name -> metadata of the safetensors file; None if there is no such file.
         index_text: the text of the index; None if there is none.
         place: what messages call the folder or repository.
+        files: names of all the files that are there; asked for if there is no packed model.
 
     Raises:
         CheckpointError: there is no packed model, or it is damaged; names the file.
@@ -153,10 +181,7 @@ def manifests_from(
     if single is None:
         text = index_text()
         if text is None:
-            raise CheckpointError(
-                f"{place}: it holds neither {PACKED} nor {PACKED_INDEX}; expected what save(), run() or "
-                "convert wrote"
-            )
+            raise not_packed(place, files())
     with in_checkpoint(place):
         if single is not None:
             return {PACKED: _manifest(PACKED, single)}

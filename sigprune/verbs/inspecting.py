@@ -11,7 +11,7 @@ from sigprune.values.manifest import Manifest
 from sigprune.values.packed import PACKED_INDEX, manifests_from, read_manifest, read_manifests
 from sigprune.verbs.checkpoint import unpacked
 from sigprune.verbs.files import dense_file, dense_tensors
-from sigprune.verbs.locating import local_folder, packed_folder, repository
+from sigprune.verbs.locating import asked, local_folder, packed_folder, repository
 from sigprune.verbs.packing import fingerprint
 
 
@@ -89,7 +89,7 @@ def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[
     """The manifest, commit and files of a repository."""
     reference = repository(ref, revision)
     name = reference.name
-    commit, files = listing(name, reference.revision, name)
+    commit, files = listing(name, reference.revision, asked(ref, reference))
 
     def index_text() -> str | None:
         path = fetch(name, PACKED_INDEX, commit, name) if PACKED_INDEX in files else None
@@ -98,7 +98,8 @@ def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[
     shards = manifests_from(
         lambda file: dict(file_metadata(name, file, commit, name)) if file in files else None,
         index_text,
-        name,
+        reference.full_name,
+        lambda: files,
     )
     return Manifest.union(list(shards.values())), commit, files
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from sigprune.base.errors import BadInput, CheckpointError
-from sigprune.families.adapters._hub import fetch
-from sigprune.values.packed import PACKED, PACKED_INDEX, read_index
+from sigprune.base.errors import BadInput, CheckpointError, nearest
+from sigprune.families.adapters._hub import fetch, listing
+from sigprune.values.packed import PACKED, PACKED_INDEX, not_packed, read_index
 from sigprune.verbs.opening import Reference, split_ref
 
 CONFIG = "config.json"
@@ -27,15 +28,12 @@ def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool 
     if Path(ref).expanduser().exists():
         return local_folder(ref, revision)
     reference = repository(ref, revision)
-    place = f"{reference.name}@{reference.revision}" if reference.revision else reference.name
-    folder = _fetched(reference, PACKED, reference.revision)
+    place = reference.full_name
+    folder = _fetched(reference, PACKED, reference.revision, asked(ref, reference))
     if folder is None:
         folder = _fetched(reference, PACKED_INDEX, reference.revision)
         if folder is None:
-            raise CheckpointError(
-                f"{place}: the repository has neither {PACKED} nor {PACKED_INDEX}: sigprune did not write "
-                "it; `sigprune convert` packs a dense one"
-            )
+            raise not_packed(place, _files(reference))
         index = read_index((folder / PACKED_INDEX).read_text(encoding="utf-8"))
         for name in index.shards:
             if _fetched(reference, name, folder.name) is None:
@@ -45,8 +43,13 @@ def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool 
     return folder
 
 
-def repository(ref: str | Path, revision: str | None) -> Reference:
+def repository(ref: str | Path, revision: str | None, *, folders: bool = True) -> Reference:
     """The repository that a reference names.
+
+    Args:
+        ref: ``user/repo[@revision]``.
+        revision: branch, tag or commit, if ``ref`` names none.
+        folders: a folder would have been as good.
 
     Raises:
         CheckpointError: it names none.
@@ -57,11 +60,20 @@ def repository(ref: str | Path, revision: str | None) -> Reference:
         reference = split_ref(place, own or None)
     except BadInput:
         reference = None
-    if reference is None or reference.kind != "hub":
-        raise CheckpointError(
-            f"{ref}: no such folder; expected one that sigprune wrote, or a repository user/repo[@revision]"
-        )
-    return split_ref(str(ref), revision)
+    if reference is not None and reference.kind == "hub":
+        return split_ref(str(ref), revision)
+    wanted = "a repository user/repo[@revision]"
+    if folders:
+        raise CheckpointError(f"{_absent(ref)}; expected one that sigprune wrote, or {wanted}")
+    here = ", got a folder here, which need not be fetched" if Path(ref).expanduser().exists() else ""
+    raise CheckpointError(f"{ref}: expected {wanted}{here}")
+
+
+def asked(ref: str | Path, reference: Reference) -> str:
+    """What messages call a repository that may not exist: a mistyped folder has the same form."""
+    if reference.revision or str(ref) != reference.name:
+        return reference.name
+    return f"{_absent(ref)}; on the Hub"
 
 
 def local_folder(ref: str | Path, revision: str | None) -> Path:
@@ -73,7 +85,7 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
     """
     folder = Path(ref).expanduser()
     if not folder.exists():
-        raise CheckpointError(f"{ref}: no such folder; expected one that sigprune wrote")
+        raise CheckpointError(f"{_absent(ref)}; expected one that sigprune wrote")
     if not folder.is_dir():
         raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
     if revision is not None:
@@ -81,7 +93,26 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
     return folder
 
 
-def _fetched(reference: Reference, name: str, revision: str | None) -> Path | None:
+def _absent(ref: str | Path) -> str:
+    """That there is no such folder, and which one beside it may be meant."""
+    path = Path(ref).expanduser()
+    try:
+        beside = [other.name for other in path.parent.iterdir() if other.is_dir()]
+    except OSError:
+        beside = []
+    near = "".join(f" (did you mean {path.parent / name}?)" for name in nearest(path.name, beside, count=1))
+    return f"{ref}: no such folder{near}"
+
+
+def _fetched(reference: Reference, name: str, revision: str | None, place: str = "") -> Path | None:
     """The snapshot folder that holds the file; None if the repository has no such file."""
-    path = fetch(reference.name, name, revision, reference.name)
+    path = fetch(reference.name, name, revision, place or reference.name)
     return None if path is None else path.parent
+
+
+def _files(reference: Reference) -> Iterable[str]:
+    """The files of a repository, for a message; none where only the cache has answered so far."""
+    try:
+        return listing(reference.name, reference.revision, reference.name)[1]
+    except BadInput:
+        return ()

@@ -44,12 +44,16 @@ class Reference:
     revision: str | None = None
 
     @property
+    def full_name(self) -> str:
+        """With the revision, if there is one: ``user/repo@revision``."""
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+    @property
     def source(self) -> str:
         """How the adapters want it: a plain name, ``hf-hub:user/repo[@revision]`` or ``local-dir:folder``."""
         if self.kind == "library":
             return self.name
-        at = f"@{self.revision}" if self.revision else ""
-        return f"local-dir:{self.name}" if self.kind == "folder" else f"hf-hub:{self.name}{at}"
+        return f"local-dir:{self.name}" if self.kind == "folder" else f"hf-hub:{self.full_name}"
 
 
 def split_ref(ref: str, revision: str | None = None) -> Reference:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sigprune.effects.card import card, metadata
+from sigprune.effects.card import card, metadata, plain_card
 from sigprune.effects.report import Report
+from sigprune.values.manifest import Entry, Manifest, Masked
 
 Data = dict[str, object]
 
@@ -144,3 +145,47 @@ def test_a_run_without_training_or_test_split(data: Data) -> None:
     assert "\n\n\n" not in text
     assert "$" not in text
     assert "model-index" not in front(text)
+
+
+INSTALL = "`pip install sigprune`"
+
+
+def plain(**said: object) -> str:
+    """The card of a checkpoint without a report, whose provenance is this."""
+    masked = Masked(2, "bitmask", "b", {"": "v", "_sparse_bits": "b"})
+    entries = {"a": Entry((2, 3), "float32", "d", masked)}
+    return plain_card(Manifest("timm", "test_vit", entries, {}, said), repo="me/mine")
+
+
+def test_the_card_says_how_to_get_sigprune_before_the_first_block(report: Report) -> None:
+    for text in (card(report), plain()):
+        assert text.index(INSTALL) < text.index("```")
+        assert text.count(INSTALL) == 1
+    assert INSTALL not in card(report, sparse=False)
+
+
+def test_a_card_without_a_report_tells_what_the_manifest_does() -> None:
+    text = plain(score="magnitude", sparsity=0.5, seed=0, include=["*"], exclude=[], source="minilm")
+    for line in ("score: `magnitude`", "sparsity asked for: 0.5", "weights from the folder: `minilm`"):
+        assert f"\n- {line}\n" in text
+    assert "What that costs in accuracy is not recorded here." in text
+    assert "How the mask was found" not in text
+    text = plain(mask_from="zeros", base_model="someone/net", revision="abc", versions={"torch": "2"})
+    assert "\n- mask from: the zeros of the dense weights\n- weights from: `someone/net`\n" in text
+    assert front(text)["base_model"] == "someone/net"
+    assert "\n- mask from: `zeros/mask`\n" in plain(mask_from="zeros/mask")
+    assert "\n- weights from the folder: `zeros`\n" in plain(mask_from="someone/net", source="zeros")
+
+
+def test_a_card_without_a_report_says_what_is_not_known() -> None:
+    assert "How it was made" not in plain()
+    for text in (plain(), plain(note="mine"), plain(base_model="someone/net")):
+        assert "How the mask was found and what it costs in accuracy is not recorded here." in text
+
+
+def test_a_card_without_a_report_shows_the_recipe_of_the_run(report: Report) -> None:
+    text = plain(recipe=report.facts["recipe"], recipe_digest="abc")
+    (recipe,) = blocks(text, "yaml")
+    assert yaml.safe_load(recipe) == report.facts["recipe"]
+    assert "recipe digest: `abc`" in text
+    assert "How the mask was found" not in text

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sigprune.base.errors import BadInput
-from sigprune.effects.hub import plan_push
+from sigprune.effects.hub_plan import plan_push
 from sigprune.values.packed import PACKED, PACKED_INDEX
 from sigprune.verbs.checkpoint import save
 from sigprune.verbs.files import DENSE, DENSE_INDEX
@@ -162,7 +162,7 @@ says(fails(lambda: push(folder / "nothing", repo)))
     assert deleted == []
     assert {DENSE, PACKED} <= set(files)
     assert gone == [PACKED]
-    assert "holds neither" in told
+    assert f"it is dense ({DENSE})" in told
     assert "no such folder" in missing
 
 
@@ -218,7 +218,7 @@ says(fails(lambda: push(folder, repo)))
 says(fails(lambda: push(folder, "a b")))
 says(fails(lambda: pull("someone/nothing", folder.parent / "never")))
 """
-    for token, why in ((READ_TOKEN, "may not write"), (None, "does not know who asks")):
+    for token, why in ((READ_TOKEN, "may not write"), (None, "no token is set")):
         rows = run(hub, code, folder, token=token)
         assert why in rows[0][0]
         assert "no valid name" in rows[1][0]

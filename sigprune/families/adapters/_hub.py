@@ -13,6 +13,30 @@ from pathlib import Path
 from sigprune.base.errors import BadInput, one_line
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_NO_NAME = "no valid name of a repository; expected user/repo of letters, digits and single . _ -"
+
+
+def check_name(repository: str) -> None:
+    """Make sure that it is ``user/repo``, as the Hub takes it, without a revision; no network is asked.
+
+    Raises:
+        BadInput: it is not.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    name, at, revision = repository.partition("@")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise BadInput(f"{repository}: {_NO_NAME}") from error
+    if "/" not in name:  # the Hub's client would put it under the account of the token
+        raise BadInput(f"{repository}: {_NO_NAME}")
+    if at:
+        raise BadInput(
+            f"{repository}: expected user/repo without a revision; name the branch apart: {name} "
+            f"--revision {revision or 'BRANCH'}"
+        )
 
 
 def fetch(repository: str, file: str, revision: str | None, place: str) -> Path | None:
@@ -91,8 +115,7 @@ def _reason(error: Exception, repository: str, file: str) -> str:
         f"{hub}/{repository}/tree/main lists them",
         errors.OfflineModeIsEnabled: f"HF_HUB_OFFLINE is set, and {uncached}; "
         "unset it to fetch the file, or name a local folder",
-        errors.HFValidationError: "no valid name of a repository; expected user/repo of letters, digits and "
-        "single . _ -",
+        errors.HFValidationError: _NO_NAME,
     }
     for kind, text in known.items():
         if isinstance(cause, kind):

@@ -1,0 +1,108 @@
+"""What a push would send: decided from the folder alone, before any request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sigprune.base.errors import BadInput
+from sigprune.effects.card import card, plain_card
+from sigprune.effects.report import Report
+from sigprune.families.adapters._hub import check_name
+from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
+from sigprune.verbs.converting import with_plug_in
+from sigprune.verbs.files import DENSE, dense_file
+from sigprune.verbs.locating import CONFIG, local_folder
+
+CARD, REPORT = "README.md", "report.json"
+_SAFE = frozenset({
+    ".json",
+    ".jsonl",
+    ".md",
+    ".model",
+    ".png",
+    ".safetensors",
+    ".svg",
+    ".txt",
+    ".yaml",
+    ".yml",
+})
+"""Endings of files that hold no code: nothing else is sent or fetched, and no pickle ever."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a push sends.
+
+    Attributes:
+        files: path in the repository -> bytes.
+        left_out: path -> why it is not sent.
+        made: path -> text that differs from the folder's own: the card names the repository.
+    """
+
+    files: Mapping[str, int]
+    left_out: Mapping[str, str]
+    made: Mapping[str, str]
+
+
+def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, sparse: bool = True) -> Upload:
+    """What :func:`~sigprune.effects.hub.push` would send; nothing is sent, and no network is asked.
+
+    Raises:
+        CheckpointError: the folder holds no packed model.
+        BadInput: the repository's name is none; neither dense nor packed weights are wanted, or the dense
+            ones are, and are not there.
+    """
+    check_name(repo)
+    if dense is False and not sparse:
+        raise BadInput("a push without dense and without packed weights would send no model")
+    folder = local_folder(folder, None)
+    manifest = read_manifest(folder)
+    there = dense_file(folder) is not None
+    makes = f"`sigprune convert {folder} NEW --to both` makes it"
+    if not there and (dense or not sparse):
+        rest = "" if sparse else ", and without the packed model nothing is left to send"
+        raise BadInput(f"{folder}: it has no {DENSE}{rest}; {makes}")
+    sends = there and dense is not False
+    files: dict[str, int] = {}
+    left_out = {} if there or dense is False else {DENSE: f"not in the folder; {makes}"}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            reason = reason_to_leave(name, dense=sends, sparse=sparse)
+            if reason is None:
+                files[name] = path.stat().st_size
+            else:
+                left_out[name] = reason
+    made = {CARD: _card(folder, repo, dense=sends, sparse=sparse)}
+    if not sparse and manifest.library == "transformers":
+        made[CONFIG] = with_plug_in((folder / CONFIG).read_text(encoding="utf-8"), packed=False)
+    files |= {name: len(text.encode()) for name, text in made.items()}
+    return Upload(dict(sorted(files.items())), left_out, made)
+
+
+def reason_to_leave(name: str, *, dense: bool, sparse: bool) -> str | None:
+    """Why a file stays where it is; None if it travels."""
+    path = PurePosixPath(name)
+    if any(part.startswith(".") for part in path.parts):
+        return "hidden"
+    if path.suffix not in _SAFE and path.name != "LICENSE":
+        return "no weights, text or picture (pickles and programs never travel)"
+    if not dense and is_dense_file(name):
+        return "dense weights were not asked for"
+    if not sparse and is_packed_file(name):
+        return "packed weights were not asked for"
+    return None
+
+
+def _card(folder: Path, repo: str, *, dense: bool, sparse: bool) -> str:
+    """The folder's own card if somebody wrote or edited it, else a fresh one that names the repository."""
+    path = folder / CARD
+    own = path.read_text(encoding="utf-8") if path.is_file() else None
+    report = Report.read(folder) if (folder / REPORT).is_file() else None
+    if own is not None and (report is None or own != card(report)):
+        return own
+    if report is None:
+        return plain_card(read_manifest(folder), repo=repo, dense=dense, sparse=sparse)
+    return card(report, repo=repo, dense=dense, sparse=sparse)
