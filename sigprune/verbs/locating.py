@@ -54,7 +54,7 @@ def repository(ref: str | Path, revision: str | None) -> Reference:
     """
     place, _, own = str(ref).partition("@")
     try:
-        reference = split_ref(place, own or None)
+        reference = split_ref(place, own or None, hint=False)
     except BadInput:
         reference = None
     if reference is None or reference.kind != "hub":
