@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sigprune.base.errors import BadInput, CheckpointError, one_line
-from sigprune.base.folders import new_folder
+from sigprune.base.folders import new_folder, taking
 from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
 from sigprune.families.adapters._hub import fetch, listing
 from sigprune.values.packed import is_packed_file, read_manifest
-from sigprune.verbs.converting import with_plug_in
+from sigprune.verbs.beside import with_plug_in
 from sigprune.verbs.files import DENSE, DENSE_INDEX
 from sigprune.verbs.inspecting import check
 from sigprune.verbs.locating import CONFIG, local_folder, repository
@@ -193,6 +193,7 @@ def pull(
         CheckpointError: the repository holds no packed model, or a damaged one.
         BadInput: it cannot be reached.
         FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
 
     Example:
         >>> from sigprune import load, pull
@@ -207,14 +208,14 @@ def pull(
             raise CheckpointError(
                 f"{name}: the repository holds no packed model; `sigprune convert` packs a dense one"
             )
-        for file in files:
-            if _reason_to_leave(file, dense=dense, sparse=True):
-                continue
+        wanted = [file for file in files if not _reason_to_leave(file, dense=dense, sparse=True)]
+        for file in wanted:
             path, target = fetch(name, file, commit, name), _inside(staging, file, name)
             if path is None:
                 raise CheckpointError(f"{name}: it lists {file}, and does not have it")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            with taking(staging, sum(files[name] for name in wanted)):
+                shutil.copyfile(path, target)
         check(staging)
     return Path(folder or name.rpartition("/")[2])
 
