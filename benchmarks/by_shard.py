@@ -47,8 +47,8 @@ def write(folder: Path) -> None:
 def measured(folder: Path, score: str) -> tuple[int, float, int, int]:
     largest = dense_checkpoint(folder).largest
     before, start = highest(reset=True), time.perf_counter()
-    manifest = prune_files(folder, folder.parent / score, sparsity=0.9, score=score)
-    return manifest.kept, time.perf_counter() - start, largest, highest() - before
+    written = prune_files(folder, folder.parent / score, sparsity=0.9, score=score)
+    return written.kept, time.perf_counter() - start, largest, highest() - before
 
 
 if __name__ == "__main__":

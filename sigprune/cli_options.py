@@ -35,5 +35,5 @@ MaskRef = Annotated[
     str | None, typer.Option(metavar="REF", help="instead: a run's mask, from its folder or repository")
 ]
 ByShard = Annotated[
-    bool, typer.Option("--by-shard", help="prune files larger than memory; magnitude or random, nothing else")
+    bool, typer.Option("--by-shard", help="prune files larger than memory, by magnitude or random")
 ]

@@ -40,7 +40,7 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
     except (FindingFailed, BadScores, Diverged, BadInput, OSError, _USAGE) as error:
         if "--debug" in words:
             traceback.print_exc()
-        replaces = bool({"run", "prune"} & set(words[:1])) and "--by-shard" not in words
+        replaces = bool({"run", "prune", "convert"} & set(words[:1]))
         return _fail(error, replaces=replaces)
     return code if isinstance(code, int) else 0
 
@@ -66,7 +66,7 @@ def _end(number: int, frame: object) -> None:
 
 def _fail(error: Exception, *, replaces: bool) -> int:
     if isinstance(error, _USAGE):
-        return _say(error.format_message(), 2)
+        return _say(error.format_message().replace("Value error, ", ""), 2)  # pydantic's, through typer
     if isinstance(error, FolderExists) and replaces:
         return _say(f"{error} (--force replaces it)", 2)
     if isinstance(error, FindingFailed):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,6 +29,9 @@ from sigprune.cli_words import recipe_for, setting
 
 if TYPE_CHECKING:
     from sigprune.recipe import Recipe
+
+_BY_SHARD = re.compile(r"(prune\.(sparsity|score|include|exclude)|save\.codec(\.\w+)?)=")
+"""What pruning by files can take of a recipe."""
 
 
 def prune(
@@ -73,11 +77,10 @@ def prune(
         "train.epochs": epochs,
     }
     given = {path: value for path, value in chosen.items() if value is not None}
+    words = [*(f"{path}={setting(value)}" for path, value in given.items()), *(settings or ())]
     if by_shard:
-        more = [*(settings or ()), *(["--force"] if force else [])]
-        _by_shard(model, {**given, **dict.fromkeys(more)}, seed, out, quiet=quiet, as_json=as_json)
+        _by_shard(model, words, seed, out, force=force, quiet=quiet, as_json=as_json)
     else:
-        words = [*(f"{path}={setting(value)}" for path, value in given.items()), *(settings or ())]
         carry_out(recipe_for(model, pretrained, seed, words), out, force=force, quiet=quiet, as_json=as_json)
 
 
@@ -86,61 +89,85 @@ def convert(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="new folder")],
     *,
     to: Annotated[Literal["packed", "dense", "both"], typer.Option(help="what to write")] = "packed",
-    codec: Annotated[str, typer.Option(help="how masked tensors are packed")] = "bitmask",
+    codec: Annotated[
+        str | None, typer.Option(help="how masked tensors are packed (as they are; dense ones: bitmask)")
+    ] = None,
     mask: Annotated[
         str | None, typer.Option(metavar="REF", help="mask of a dense checkpoint (its zeros tell)")
     ] = None,
     max_shard: Annotated[float, typer.Option(min=0.001, help="GB of tensors in one file")] = 5.0,
     revision: Revision = None,
+    force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a checkpoint anew, packed or dense, file by file; dense ones that are sparse already too."""
+    """Write a checkpoint anew, packed or dense, file by file; dense ones that are sparse already too.
+
+    Settings, vocabularies, a run's report and figures go along; the card (README.md) stays behind, and push
+    makes one.
+    """
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_rows
+    from sigprune.cli_tables import console, print_json
+    from sigprune.cli_written import print_written
     from sigprune.verbs.converting import convert as write
 
     with watch(quiet=quiet).step(f"convert {ref}"):
-        files = write(
-            ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=round(max_shard * 1e9)
-        )
+        most = round(max_shard * 1e9)
+        done = write(ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=most, force=force)
     if as_json:
-        print_json({"folder": str(folder), "files": dict(files)})
+        counts = {"tensors": len(done.layers), "kept": done.kept, "total": done.total}
+        facts = {"folder": str(folder), "files": dict(done.files), **counts, "sparsity": done.sparsity}
+        print_json(facts | {"left_behind": list(done.left)})
     else:
-        print_rows(console(), [{"file": name, "bytes": size} for name, size in files.items()])
+        print_written(console(), done)
 
 
 def _by_shard(
     model: str,
-    given: Mapping[str, str | int | float | None],
+    words: Sequence[str],
     seed: int,
     out: Path | None,
     *,
+    force: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Prune files; everything that is not the threshold's belongs to networks that are run."""
     from sigprune.cli_progress import watch
     from sigprune.cli_tables import console, print_checkpoint, print_json
+    from sigprune.cli_written import nearly_empty, print_left
     from sigprune.verbs.inspecting import inspect
     from sigprune.verbs.pruning_files import prune_files
+    from sigprune.verbs.writing import filling
 
-    known = {"prune.sparsity": "0.9", "prune.score": "magnitude"}
-    if unused := ", ".join(sorted(given.keys() - known.keys())):
-        raise BadInput(f"--by-shard prunes files and runs no network: leave out {unused}")
-    told = {path: str(given.get(path, default)) for path, default in known.items()}
+    if unused := ", ".join(word for word in words if not _BY_SHARD.match(word)):
+        raise BadInput(
+            f"--by-shard prunes files and runs no network: leave out {unused} (it takes sparsity, score, "
+            "prune.include, prune.exclude and save.codec)"
+        )
+    recipe = recipe_for(model, True, seed, ["prune.score=magnitude", *words])
     folder = out or Path("runs") / f"{model.rstrip('/').rpartition('/')[2]}-by-shard"
-    with watch(quiet=quiet).step("prune by shard") as tell:
-        prune_files(
+    with filling(folder, model, force=force) as staging, watch(quiet=quiet).step("prune by shard") as tell:
+        done = prune_files(
             model,
-            folder,
-            sparsity=float(told["prune.sparsity"]),
-            score=told["prune.score"],
+            staging,
+            sparsity=recipe.prune.sparsity or 0.0,
+            score=recipe.prune.score.name,
+            codec=recipe.save.codec,
+            include=recipe.prune.include,
+            exclude=recipe.prune.exclude,
             seed=seed,
             report=tell,
         )
     facts = inspect(folder)
-    print_json({"folder": str(folder), **facts}) if as_json else print_checkpoint(console(), facts)
+    warnings = nearly_empty(done)
+    if as_json:
+        print_json({"folder": str(folder), **facts, "left_behind": list(done.left), "warnings": warnings})
+        return
+    print_checkpoint(console(), facts)
+    for line in warnings:
+        console().print(line, style="yellow")
+    print_left(console(), done.left)
 
 
 def carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:

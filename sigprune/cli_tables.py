@@ -138,9 +138,10 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     """Sparsity of every layer, then the files."""
     layers = _rows(facts["layers"])
     print_rows(console, [{**row, "shape": _shape(row["shape"])} for row in layers])
+    kept, total = (int(_number(facts[key])) for key in ("kept", "total"))
     console.print(
-        f"\n{facts['architecture']} ({facts['library']}), codec {facts['codec']}: "
-        f"{_cell(facts['kept'])} of {_cell(facts['total'])} entries kept, sparsity {_cell(facts['sparsity'])}"
+        f"\n{facts['architecture']} ({facts['library']}), codec {facts['codec'] or 'none'}: "
+        f"{kept_words(kept, total, len(layers), _number(facts['sparsity']))}"
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
     print_rows(console, [{"file": name, "bytes": size} for name, size in files.items()])
@@ -148,8 +149,15 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     if said:
         console.print()
         print_rows(console, [{"provenance": key, "value": _told(value)} for key, value in said.items()])
-    if isinstance(facts.get("verified"), dict):
-        console.print(f"\nverified, every bit: {facts['verified']}")
+    verified = facts.get("verified")
+    if isinstance(verified, dict):
+        counts = " and ".join(f"{count} {kind}" for kind, count in verified.items())
+        console.print(f"\nverified, every bit: {counts} tensors")
+
+
+def kept_words(kept: int, total: int, tensors: int, sparsity: float) -> str:
+    """What a mask keeps, as every command says it."""
+    return f"{kept:,} of {total:,} entries kept in {tensors:,} tensors, sparsity {_cell(sparsity)}"
 
 
 def _told(value: Plain) -> str:

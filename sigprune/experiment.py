@@ -70,7 +70,7 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     progress = progress or SilentProgress()
-    with new_folder(out, replace=REPORT if force else None) as folder:
+    with new_folder(out, replace=(REPORT,) if force else ()) as folder:
         report = _Run(recipe, progress).carry_out(folder)
     _send(out, recipe, progress)
     return report

@@ -13,7 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from timm.models._hub import save_for_hf
 
 import sigprune
 from sigprune import __version__
@@ -21,6 +23,7 @@ from sigprune.cli import main
 from sigprune.cli_progress import TerminalProgress, watch
 from sigprune.families.scores import scores
 from sigprune.recipe import load_recipe, parse_recipe
+from sigprune.verbs.opening import open_model
 
 # the package under test, wherever a command runs and whether or not it is installed
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sigprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -71,13 +74,15 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ),
         (["convert", "nothing/here/x", "out"], "'nothing/here/x' is no model reference; expected"),
         (["convert", ".", "out"], ".: it has no config.json"),
-        (["convert", ".", "out", "--to", "zip"], "Invalid value for '--to'"),
+        (["convert", ".", "out", "--to", "zip"], "Invalid value for '--to': 'zip' is not one of 'packed', "),
         (["prune", ".", "--by-shard", "--epochs", "3"], "--by-shard prunes files and runs no network: leave"),
         (["prune", ".", "--by-shard", "--score", "snip"], "score 'snip': a checkpoint pruned file by file"),
         (
-            ["prune", ".", "--by-shard", "--force"],
-            "--by-shard prunes files and runs no network: leave out",
+            ["prune", ".", "--by-shard", "--force", "--set", "prune.pattern=n_m"],
+            "--by-shard prunes files and runs no network: leave out prune.pattern=n_m (it takes sparsity, ",
         ),
+        (["prune", ".", "--by-shard", "--set", "prune.exclude=[head"], "the value of prune.exclude, line 1"),
+        (["prune", ".", "--by-shard", "--set", "save.codec=zip"], "save.codec: unknown codec 'zip'"),
         (["show", "timm:test_resnot"], "unknown timm model 'test_resnot'; did you mean test_resnet"),
         (["show", "tim:test_resnet"], "unknown library 'tim'; did you mean timm?"),
         (
@@ -500,14 +505,19 @@ def test_checkpoints_are_converted_inspected_and_listed_for_a_push(finished, cap
     (folder,) = (place / "runs").iterdir()
     code, out, _ = call(capsys, "convert", str(folder), "compact", "--codec", "compact", "--json")
     assert code == 0
-    files = json.loads(out)["files"]
+    facts = json.loads(out)
+    report = json.loads((folder / "report.json").read_text())["mask"]
+    assert [facts["kept"], facts["total"]] == [report["kept"], report["total"]]
+    assert facts["left_behind"] == ["README.md"]
+    files = facts["files"]
     assert files["model.sparse.safetensors"] == Path("compact/model.sparse.safetensors").stat().st_size
     code, out, _ = call(capsys, "inspect", "compact", "--verify", "--json")
     assert code == 0
     assert json.loads(out)["codec"] == "compact"
-    assert json.loads(out)["verified"]["packed"] > 10
+    verified = json.loads(out)["verified"]["packed"]
+    assert verified > 10
     code, out, _ = call(capsys, "inspect", "compact", "--verify")
-    assert "verified, every bit" in out
+    assert f"\nverified, every bit: {verified} packed tensors\n" in out
     code, out, _ = call(capsys, "push", "compact", "user/repo", "--no-dense", "--dry-run")
     assert code == 0
     assert "would be sent to user/repo" in out
@@ -515,4 +525,44 @@ def test_checkpoints_are_converted_inspected_and_listed_for_a_push(finished, cap
     assert {"README.md", "config.json", "model.safetensors", "report.json"} <= json.loads(out)["files"].keys()
     code, out, err = call(capsys, "convert", str(folder), "compact")
     assert (code, out) == (2, "")
-    assert err.endswith("is not empty; choose another\n")
+    assert err.endswith("is not empty; choose another (--force replaces it)\n")
+    code, out, _ = call(capsys, "convert", "compact", "compact2")
+    code, out, _ = call(capsys, "convert", str(folder), "compact", "--force")
+    assert code == 0
+    counted = f"{report['kept']:,} of {report['total']:,} entries kept in {facts['tensors']} tensors"
+    assert out.endswith(f"not copied: README.md\n\n{counted}, sparsity 0.9\n")
+    assert json.loads(call(capsys, "inspect", "compact", "--json")[1])["codec"] == "bitmask"
+    assert json.loads(call(capsys, "inspect", "compact2", "--json")[1])["codec"] == "compact"
+
+
+def test_pruning_by_files_takes_scope_and_codec_and_warns_of_what_it_empties(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = open_model("timm:test_vit")
+    with torch.no_grad():
+        model.blocks[0].attn.proj.weight.mul_(1e-6)
+    save_for_hf(model, tmp_path / "x", safe_serialization=True)
+    (tmp_path / "x" / "card.md").write_text("card")
+    words = ["prune", "x", "--by-shard", "--sparsity", "0.5", "--out", "y"]
+    code, out, _ = call(capsys, *words)
+    assert code == 0
+    emptied = "blocks.0.attn.proj.weight"
+    remedy = f"--set 'prune.exclude=[{emptied}]' leaves it dense"
+    warned = f"warning: {emptied} keeps 0 of 4,096 entries; {remedy}\n"
+    assert out.endswith(f"{warned}not copied: card.md\n")
+    code, out, err = call(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.endswith("choose another (--force replaces it)\n")
+    scope = ["--set", f"prune.exclude=[{emptied}, head]", "--set", "prune.include=['blocks.0.*', head]"]
+    code, out, _ = call(capsys, *words, "--force", "--json", *scope, "--set", "save.codec=compact")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["warnings"] == []
+    assert facts["left_behind"] == ["card.md"]
+    assert facts["codec"] == "compact"
+    layers = {row["name"] for row in facts["layers"]}
+    assert emptied not in layers
+    assert {name.split(".")[1] for name in layers} == {"0"}
+    assert facts["provenance"]["exclude"] == [emptied, "head"]
+    code, _, err = call(capsys, "prune", "x", "--by-shard", "--force", "--out", ".")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "would delete x" in err

@@ -10,6 +10,7 @@
     │   ├── DataError       a data set that is missing, unreadable or of the wrong shape
     │   ├── CheckpointError a checkpoint folder or file that is not what it says it is
     │   ├── FolderExists    an output folder that would be overwritten
+    │   ├── NoSpace         the disk of an output folder is full
     │   └── UnsupportedModel a network that the adapters cannot describe
     ├── BadScores           a score gave a wrong shape, NaN or infinity
     ├── MaskViolated        a weight that the mask removed is not zero
@@ -84,6 +85,23 @@ def in_checkpoint(place: str) -> Iterator[None]:
 
 class FolderExists(BadInput):
     """An output folder that exists already and would be overwritten."""
+
+
+class NoSpace(BadInput):
+    """The disk of an output folder is full.
+
+    Args:
+        folder: what was to be written.
+        needs: bytes that it takes at least.
+        free: bytes that are left when nothing of it is there.
+    """
+
+    def __init__(self, folder: object, needs: int, free: int) -> None:
+        self.needs = needs
+        super().__init__(
+            f"{folder}: no space left on its disk: it takes at least {needs:,} bytes, {free:,} are free; "
+            "make room, or choose a folder on another disk"
+        )
 
 
 class UnsupportedModel(BadInput):

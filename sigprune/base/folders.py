@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from sigprune.base.errors import BadInput, FolderExists
+from sigprune.base.errors import BadInput, FolderExists, NoSpace
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def new_folder(folder: str | Path, *, replace: str | None = None) -> Iterator[Path]:
+def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder whose files become those of ``folder`` when the block ends; it vanishes on an error.
 
     A folder that does not exist appears by one renaming; the temporary one lies beside it, or beside the
@@ -23,11 +26,12 @@ def new_folder(folder: str | Path, *, replace: str | None = None) -> Iterator[Pa
 
     Args:
         folder: the target; it may exist if it is empty.
-        replace: replace a target that holds a file of this name, which shows that it is one of ours; its old
-            content is deleted at the very end.
+        replace: replace a target that holds a file of one of these names, which shows that it is one of ours;
+            its old content is deleted at the very end.
 
     Raises:
         FolderExists: the target is not empty, and may not be replaced.
+        NoSpace: the disk is full.
         BadInput: the target is a file, or nothing can be written there.
 
     Example:
@@ -44,12 +48,35 @@ def new_folder(folder: str | Path, *, replace: str | None = None) -> Iterator[Pa
         yield staging
         _refuse(target, replace, besides=staging)
         _move(staging, target)
-    except BaseException:  # Ctrl-C too leaves nothing behind
+    except BaseException as error:  # Ctrl-C too leaves nothing behind
+        needs = _needed(error, staging)
         shutil.rmtree(staging, ignore_errors=True)
-        raise
+        if needs is None:
+            raise
+        raise NoSpace(target, needs, shutil.disk_usage(_existing(target)).free) from error
 
 
-def _staging(target: Path, replace: str | None) -> Path:
+@contextmanager
+def taking(folder: Path, needs: int) -> Iterator[None]:
+    """Where the disk is full, the error says how many bytes were to be written into the folder.
+
+    Raises:
+        NoSpace: it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise NoSpace(folder, needs, shutil.disk_usage(folder).free) from error
+
+
+def bytes_in(folder: Path, *, but: Path | None = None) -> int:
+    """Bytes of all files in a folder, but for one."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path != but)
+
+
+def _staging(target: Path, replace: Collection[str]) -> Path:
     try:
         _refuse(target, replace)
         path = _hidden(target, "part") if target.exists() else _hidden_beside(_missing(target), "part")
@@ -59,16 +86,16 @@ def _staging(target: Path, replace: str | None) -> Path:
     return path
 
 
-def _refuse(target: Path, replace: str | None, besides: Path | None = None) -> None:
+def _refuse(target: Path, replace: Collection[str], besides: Path | None = None) -> None:
     if target.exists() and not target.is_dir():
         raise BadInput(f"{target}: expected a folder, found a file; choose another folder")
     found = {path.name for path in target.iterdir() if path != besides} if target.is_dir() else set()
-    if found and replace is None:
+    if found and not replace:
         raise FolderExists(f"{target}: the folder exists and is not empty; choose another")
-    if found and replace not in found:
+    if found and not found & set(replace):
         raise BadInput(
-            f"{target}: the folder holds other things ({min(found)}, ...) and no {replace}: "
-            "it is not one that sigprune wrote, and is not replaced; choose another folder"
+            f"{target}: the folder holds other things ({min(found)}, ...) and no {' or '.join(replace)}: "
+            "nothing shows that sigprune wrote it, so it is not replaced; choose another folder"
         )
 
 
@@ -77,6 +104,18 @@ def _missing(target: Path) -> Path:
     while not target.parent.exists():
         target = target.parent
     return target
+
+
+def _needed(error: BaseException, staging: Path) -> int | None:
+    """Bytes that were to be written at least, if the error is a full disk."""
+    if isinstance(error, NoSpace):
+        return error.needs
+    return bytes_in(staging) if isinstance(error, OSError) and error.errno in _FULL else None
+
+
+def _existing(target: Path) -> Path:
+    """The target, or the nearest folder above it that exists."""
+    return target if target.exists() else _missing(target).parent
 
 
 def _hidden_beside(path: Path, suffix: str) -> Path:

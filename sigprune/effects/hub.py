@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sigprune.base.errors import BadInput, CheckpointError
-from sigprune.base.folders import new_folder
+from sigprune.base.folders import new_folder, taking
 from sigprune.effects.hub_plan import Upload, plan_push, reason_to_leave
 from sigprune.effects.hub_refusals import telling
 from sigprune.families.adapters._hub import fetch, listing
@@ -150,6 +150,7 @@ def pull(
         CheckpointError: the repository holds no packed model, or a damaged one.
         BadInput: it cannot be reached.
         FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
 
     Example:
         >>> from sigprune import load, pull
@@ -162,14 +163,14 @@ def pull(
         commit, files = listing(name, reference.revision, name)
         if not any(is_packed_file(file) for file in files):
             raise not_packed(reference.full_name, files)
-        for file in files:
-            if reason_to_leave(file, dense=dense, sparse=True):
-                continue
+        wanted = [file for file in files if not reason_to_leave(file, dense=dense, sparse=True)]
+        for file in wanted:
             path, target = fetch(name, file, commit, name), _inside(staging, file, name)
             if path is None:
                 raise CheckpointError(f"{name}: it lists {file}, and does not have it")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            with taking(staging, sum(files[name] for name in wanted)):
+                shutil.copyfile(path, target)
         check(staging)
     return Path(folder or name.rpartition("/")[2])
 

@@ -11,7 +11,7 @@ from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
 from sigprune.families.adapters._hub import check_name
 from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
-from sigprune.verbs.converting import with_plug_in
+from sigprune.verbs.beside import with_plug_in
 from sigprune.verbs.files import DENSE, dense_file
 from sigprune.verbs.locating import CONFIG, local_folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
 from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
-from sigprune.verbs.files import MOST, reading
+from sigprune.verbs.files import MOST, file_facts, reading
 from sigprune.verbs.locating import CONFIG, packed_folder
 from sigprune.verbs.packing import names_in_file, storable, unpack
 from sigprune.verbs.writing import DenseWriter, PackedWriter
@@ -75,6 +74,7 @@ def save(
         MaskViolated: an entry that the mask removed is not zero.
         BadInput: the mask is of another model, or a tensor cannot be stored.
         FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
 
     Example:
         >>> import tempfile
@@ -106,7 +106,7 @@ def save(
             dense.add(name, values)
         packed.close()
         dense.close()
-        return {path.name: _facts(path) for path in sorted(staging.iterdir())}
+        return {path.name: file_facts(path) for path in sorted(staging.iterdir())}
 
 
 def load(
@@ -221,11 +221,6 @@ def _kind(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return "a tensor on the meta device" if value.is_meta else f"a tensor of layout {value.layout}"
-
-
-def _facts(path: Path) -> dict[str, Plain]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,35 +12,31 @@ from torch import Tensor
 
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain, Step
-from sigprune.base.folders import new_folder
 from sigprune.families.adapters import adapters
-from sigprune.families.adapters._hub import fetch, listing
+from sigprune.families.adapters._hub import listing
 from sigprune.families.codecs import codecs
 from sigprune.values.bits import as_integers
-from sigprune.values.manifest import SCHEMA
 from sigprune.values.mask import Mask
-from sigprune.values.packed import KEY, PACKED, PACKED_INDEX, is_packed_file, read_manifest, read_manifests
+from sigprune.values.packed import PACKED, PACKED_INDEX, is_packed_file, read_manifest, read_manifests
+from sigprune.verbs.beside import copy_beside, tell_files_
 from sigprune.verbs.checkpoint import stored, unpacked
 from sigprune.verbs.files import MOST
-from sigprune.verbs.locating import CONFIG, packed_folder
+from sigprune.verbs.locating import packed_folder
 from sigprune.verbs.opening import describe, open_model, split_ref
 from sigprune.verbs.packing import storable
 from sigprune.verbs.streaming import dense_checkpoint
 from sigprune.verbs.transferring import load_mask
-from sigprune.verbs.writing import DenseWriter, PackedWriter
+from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, sizes
 
 Target = Literal["packed", "dense", "both"]
 
 LEAST = 0.1
 """Share of zeros from which a tensor counts as pruned, where zeros have to tell."""
 
-_BESIDE = frozenset({".json", ".jsonl", ".txt", ".model", ".yaml"})
-"""Endings of what travels with the weights: vocabularies, settings."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Tensors one by one, and what a manifest says of the whole."""
+    """Tensors one by one, and what a manifest says of the whole; the codecs of a packed one."""
 
     library: str
     architecture: str
@@ -50,6 +44,7 @@ class _Source:
     provenance: Mapping[str, Plain]
     folder: Path
     tensors: Iterator[tuple[str, Tensor, Tensor | None]]
+    codecs: Mapping[str, str] | None = None
 
 
 def convert(
@@ -57,35 +52,39 @@ def convert(
     folder: str | Path,
     *,
     to: Target = "packed",
-    codec: str | Step | ModuleType = "bitmask",
+    codec: str | Step | ModuleType | None = None,
     mask: str | None = None,
     revision: str | None = None,
     most: int = MOST,
-) -> dict[str, int]:
+    force: bool = False,
+) -> Written:
     """Write a checkpoint anew: packed, dense, or both; lossless but for the sign of removed zeros.
 
     A packed checkpoint brings its mask. Of a dense one (SparseML's, Wanda's, SparseGPT's, anybody's), without
     ``mask``, entries that are zero in floating tensors of two and more dimensions count as removed where they
-    are at least a tenth of the tensor. No weight is changed, nothing is trained.
+    are at least a tenth of the tensor. No weight is changed, nothing is trained. Settings, vocabularies and
+    the report and figures of a run are copied; a card is not, as it speaks of other files (a push makes one).
 
     Args:
         ref: a local folder, or a repository ``user/repo[@revision]``; packed files come first.
         folder: a new or empty folder; it appears when everything is written, and not at all on any failure.
         to: ``packed``, ``dense`` or ``both``.
-        codec: how masked tensors are packed.
+        codec: how masked tensors are packed; None: as they are, those of a dense checkpoint by ``bitmask``.
         mask: take the mask of this packed checkpoint (folder or repository) for a dense one.
         revision: branch, tag or commit of a repository.
         most: bytes of tensors in one file.
+        force: replace a checkpoint that the folder holds.
 
     Returns:
-        File name -> bytes. Memory: one file of the source, what one written file holds, and one tensor; the
-        whole model where the files of a dense one name tensors otherwise than the model does.
+        What was written, and what stays behind. Memory: one file of the source, what one written file holds,
+        and one tensor; the whole model where the files of a dense one name tensors otherwise than it does.
 
     Raises:
         CheckpointError: a file is damaged.
         MaskViolated: the dense checkpoint has values where the mask removes.
-        BadInput: the checkpoint cannot be read, or a codec cannot pack it.
+        BadInput: the checkpoint cannot be read, or a codec cannot pack it, or nothing of it is sparse.
         FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
 
     Example:
         >>> import tempfile
@@ -95,60 +94,39 @@ def convert(
         >>> apply_(view, pruned)
         >>> home = Path(tempfile.mkdtemp())
         >>> facts = save(home / "model", view, pruned)
-        >>> sorted(convert(home / "model", home / "dense", to="dense"))
+        >>> sorted(convert(home / "model", home / "dense", to="dense").files)
         ['config.json', 'model.safetensors']
     """
     source = _source(ref, revision, mask)
     sharded = adapters.get(source.library).SHARDED
-    with new_folder(folder) as staging:
+    kept = (source.codecs or {}) if codec is None else {}
+    chosen = {name: codecs.choose(own) for name, own in kept.items()}
+    layers: dict[str, tuple[int, int]] = {}
+    with filling(folder, ref, mask, force=force) as staging:
+        left = copy_beside(ref, source.folder, staging, source.library, packed=to != "dense", same=True)
         packed = PackedWriter(
             staging, source.library, source.architecture, source.tied, source.provenance,
-            codecs.choose(codec), most,
+            codecs.choose(codec or "bitmask"), most,
         ) if to != "dense" else None  # fmt: skip
         dense = DenseWriter(staging, most if sharded else None) if to != "packed" else None
         for name, tensor, keep in source.tensors:
             values = storable(tensor, keep)
+            if keep is not None:
+                layers[name] = int(keep.count_nonzero()), keep.numel()
             if packed is not None:
-                packed.add(name, values, keep)
+                packed.add(name, values, keep, chosen.get(name))
             if dense is not None:
                 dense.add(name, values)
+        if packed is not None and source.codecs is None and mask is None and not layers:
+            raise BadInput(
+                f"{ref}: nothing in it is sparse: expected tensors that are {LEAST:.0%} zeros; name "
+                "the checkpoint that has its mask (--mask), or prune it (sigprune prune)"
+            )
         for writer in (packed, dense):
             if writer is not None:
                 writer.close()
-        if not Path(ref).expanduser().exists():
-            _fetch_beside(ref, revision, source.folder)
-        copy_beside(source.folder, staging, source.library, packed=packed is not None)
-        return {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
-
-
-def copy_beside(source: Path, target: Path, library: str, *, packed: bool) -> None:
-    """Copy ``config.json``, which names the plug-in if packed files lie beside it, and vocabularies."""
-    for path in sorted(source.iterdir()):
-        other = not is_packed_file(path.name) and not path.name.endswith(".safetensors.index.json")
-        if path.is_file() and path.suffix in _BESIDE and path.name not in {"report.json", CONFIG} and other:
-            shutil.copyfile(path, target / path.name)
-    if (source / CONFIG).is_file():
-        text = (source / CONFIG).read_text(encoding="utf-8")
-        text = with_plug_in(text, packed=packed) if library == "transformers" else text
-        (target / CONFIG).write_text(text, encoding="utf-8")
-
-
-def with_plug_in(config: str, *, packed: bool) -> str:
-    """The text of a transformers ``config.json`` that says whether packed files lie beside it.
-
-    Raises:
-        BadInput: it names another format of stored weights.
-    """
-    fields = json.loads(config)
-    known = fields.pop("quantization_config", None)
-    if known is not None and known.get("quant_method") != KEY:
-        raise BadInput(
-            f"{CONFIG}: its weights are stored as {known.get('quant_method')}; expected plain tensors: load "
-            "and save the model dense first"
-        )
-    if packed:
-        fields["quantization_config"] = {"quant_method": KEY, "schema": SCHEMA}
-    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+        tell_files_(staging)
+        return Written(sizes(staging), layers, left)
 
 
 def _source(ref: str | Path, revision: str | None, mask: str | None) -> _Source:
@@ -162,8 +140,15 @@ def _source(ref: str | Path, revision: str | None, mask: str | None) -> _Source:
             raise BadInput(f"{ref}: it is packed and has a mask of its own; leave out mask")
         folder = packed_folder(ref, revision)
         shards, whole = read_manifests(folder), read_manifest(folder)
+        own = {name: entry.masked.codec for name, entry in whole.tensors.items() if entry.masked is not None}
         return _Source(
-            whole.library, whole.architecture, whole.tied, whole.provenance, folder, unpacked(folder, shards)
+            whole.library,
+            whole.architecture,
+            whole.tied,
+            whole.provenance,
+            folder,
+            unpacked(folder, shards),
+            own,
         )
     return _dense(ref, revision, found, mask)
 
@@ -206,14 +191,6 @@ def base_name(ref: str | Path) -> str:
     """A repository's name, or the last part of a path: whoever reads the manifest has no use for the rest."""
     path = Path(ref).expanduser()
     return path.resolve().name if path.exists() else str(ref)
-
-
-def _fetch_beside(ref: str | Path, revision: str | None, folder: Path) -> None:
-    """Fetch a repository's vocabularies and settings into the snapshot of the local cache."""
-    name = split_ref(str(ref), revision).name
-    for file in listing(name, folder.name, name)[1]:
-        if Path(file).suffix in _BESIDE and "/" not in file and not is_packed_file(file):
-            fetch(name, file, folder.name, name)
 
 
 def _masked(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from sigprune.base.canonical import get, load_object
 from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
+from sigprune.base.family import Plain
+from sigprune.base.folders import bytes_in, taking
 from sigprune.base.tensors import Tensors
 
 DENSE = "model.safetensors"
@@ -73,6 +77,7 @@ def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
 
     Raises:
         BadInput: safetensors cannot hold these tensors.
+        OSError: the disk is full.
     """
     storages: set[int] = set()
     own: Tensors = {}
@@ -84,9 +89,17 @@ def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
     try:
         save_file(own, path, metadata)
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        if f"os error {errno.ENOSPC}" in str(error):  # its errors carry the system's as text only
+            raise OSError(errno.ENOSPC, "no space left on device", str(path)) from error
         raise BadInput(f"{path.name}: these tensors cannot be stored as safetensors: {error}") from error
     # safetensors makes files that only their owner can read; give them the permissions of any new file.
     path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def file_facts(path: Path) -> dict[str, Plain]:
+    """Its size in ``bytes`` and its ``sha256``."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def dense_file(folder: Path) -> Path | None:
@@ -193,6 +206,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         path = self._folder / f"{self._single}.{len(self._files)}.part"
-        write_file(self._waiting, path, self._metadata(self._added))
+        with taking(self._folder, bytes_in(self._folder, but=path) + self._bytes):
+            write_file(self._waiting, path, self._metadata(self._added))
         self._files.append((path, list(self._waiting)))
         self._waiting, self._added, self._bytes = {}, [], 0

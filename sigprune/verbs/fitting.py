@@ -44,7 +44,8 @@ class Fitted:
             takes = ", ".join(view.example.inputs)
             raise DataError(
                 f"the data set holds images, but {view.architecture} takes {takes}; recipes have no other "
-                "data yet: prune such models from Python, with batches of your own or a data-free score"
+                "data yet: prune such models from Python, with batches of your own or a data-free score, or "
+                "a trained checkpoint by magnitude with `sigprune prune --by-shard`"
             )
         channels, *own = view.example.inputs[view.input_name].shape[1:]
         if len(own) == 2:

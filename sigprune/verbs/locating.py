@@ -57,7 +57,7 @@ def repository(ref: str | Path, revision: str | None, *, folders: bool = True) -
     """
     place, _, own = str(ref).partition("@")
     try:
-        reference = split_ref(place, own or None)
+        reference = split_ref(place, own or None, hint=False)
     except BadInput:
         reference = None
     if reference is not None and reference.kind == "hub":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sigprune.base.errors import BadInput, UnknownName, UnsupportedModel
+from sigprune.base.errors import BadInput, UnknownName, UnsupportedModel, nearest
 from sigprune.base.family import Plain
 from sigprune.families.adapters import Adapter, adapters
 
@@ -56,8 +56,13 @@ class Reference:
         return f"local-dir:{self.name}" if self.kind == "folder" else f"hf-hub:{self.full_name}"
 
 
-def split_ref(ref: str, revision: str | None = None) -> Reference:
+def split_ref(ref: str, revision: str | None = None, *, hint: bool = True) -> Reference:
     """Parse a model reference; looks at the file system, never at the network.
+
+    Args:
+        ref: the reference.
+        revision: branch, tag or commit of a repository, if ``ref`` names none.
+        hint: what is none is compared with all names of all libraries, which are imported for that.
 
     Raises:
         UnknownName: the part before the colon is no library.
@@ -71,20 +76,20 @@ def split_ref(ref: str, revision: str | None = None) -> Reference:
     """
     library, colon, name = ref.partition(":")
     if colon and library in {"hf-hub", "local-dir"}:
-        return _hub(name, revision) if library == "hf-hub" else Reference("folder", None, name)
+        return _hub(name, revision, hint=hint) if library == "hf-hub" else Reference("folder", None, name)
     if colon and len(library) > 1:
         if library not in adapters.names():
             raise UnknownName("library", library, adapters.names())
         if not name:
             raise BadInput(f"{ref!r} names no model; expected {_FORMS}")
         if "/" in name and library != "torch":
-            return replace(split_ref(name, revision), library=library)
+            return replace(split_ref(name, revision, hint=hint), library=library)
         return Reference("library", library, name, revision)
     if ref and Path(ref).expanduser().is_dir():
         return Reference("folder", None, str(Path(ref).expanduser()))
     if ref.startswith((".", "/", "~", "\\")):
         raise BadInput(f"{ref}: there is no such folder")
-    return _hub(ref, revision)
+    return _hub(ref, revision, hint=hint)
 
 
 def open_model(
@@ -232,11 +237,21 @@ def _adapter(model: nn.Module) -> Adapter:
     return next(adapter for adapter in found if adapter.accepts(model))
 
 
-def _hub(name: str, revision: str | None) -> Reference:
+def _hint(name: str) -> str:
+    """The names that a bare one may stand for: those that it is, else the nearest; of any library."""
+    if re.fullmatch(r"[\w.-]+", name) is None:
+        return ""
+    own = {library: set(adapters.get(library).names()) for library in adapters.names()}
+    found = [f"{library}:{name}" for library, names in own.items() if name in names] or [
+        f"{library}:{close}" for library, names in own.items() for close in nearest(name, names, 1)
+    ]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _hub(name: str, revision: str | None, *, hint: bool) -> Reference:
     repository, at, own = name.partition("@")
     if not _REPOSITORY.fullmatch(repository) or (at and not own):
-        hint = f"; did you mean timm:{name}?" if re.fullmatch(r"[\w.]+", name) else ""
-        raise BadInput(f"{name!r} is no model reference; expected {_FORMS}{hint}")
+        raise BadInput(f"{name!r} is no model reference; expected {_FORMS}{_hint(name) if hint else ''}")
     if own and revision and own != revision:
         raise BadInput(f"{name}: two revisions are given, {own} and {revision}")
     return Reference("hub", None, repository, own or revision)

@@ -13,19 +13,18 @@ from torch import Tensor
 
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain, Step
-from sigprune.base.folders import new_folder
 from sigprune.base.progress import Tell, ignore
 from sigprune.base.seeds import generator
 from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.values.layout import Shape
-from sigprune.values.manifest import Manifest
-from sigprune.verbs.converting import copy_beside, origin
+from sigprune.verbs.beside import copy_beside
+from sigprune.verbs.converting import origin
 from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
 from sigprune.verbs.radix import kth_largest
 from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
-from sigprune.verbs.writing import DenseWriter, PackedWriter
+from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, sizes
 
 
 def prune_files(
@@ -39,7 +38,7 @@ def prune_files(
     exclude: tuple[str, ...] = (),
     seed: int = 0,
     report: Tell = ignore,
-) -> Manifest:
+) -> Written:
     """Prune a checkpoint without holding its model: read it for the threshold, read it again and write.
 
     The entries with the largest scores of all prunable weights together are kept, exactly as many as the
@@ -58,14 +57,15 @@ def prune_files(
         report: told (tensors done, tensors in all).
 
     Returns:
-        The manifest of what was written. Cost: three readings (one more if equal scores have to be told
-        apart); random scores need one. Memory: at most one file of the source, one of the result and one
-        tensor with its scores.
+        What was written, and what stays behind. Cost: three readings (one more if equal scores have to be
+        told apart); random scores need one. Memory: at most one file of the source, one of the result and
+        one tensor with its scores.
 
     Raises:
         BadInput: the checkpoint cannot be read tensor by tensor, or a pattern matches nothing.
         BadScores: a weight is NaN or infinite.
         FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
     """
     source = _source(ref, sparsity, score)
     view = describe(source.model, include=include, exclude=exclude)
@@ -78,7 +78,8 @@ def prune_files(
         "include": list(include), "exclude": list(exclude),
     }  # fmt: skip
     most, choice = source.largest, codecs.choose(codec)
-    with new_folder(folder) as staging:
+    with filling(folder) as staging:
+        left = copy_beside(ref, source.folder, staging, source.library, packed=True, same=False)
         packed = PackedWriter(staging, source.library, view.architecture, source.tied, said, choice, most)
         dense = DenseWriter(staging, most if adapters.get(source.library).SHARDED else None)
         done = 0
@@ -93,8 +94,12 @@ def prune_files(
             dense.flush()
         dense.close()
         manifest = packed.close()
-        copy_beside(source.folder, staging, source.library, packed=True)
-    return manifest
+        layers = {
+            name: (entry.masked.kept, entry.total)
+            for name, entry in manifest.tensors.items()
+            if entry.masked is not None
+        }
+        return Written(sizes(staging), layers, left)
 
 
 def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:

@@ -3,18 +3,87 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from sigprune.base.errors import BadInput
 from sigprune.base.family import Choice, Plain
+from sigprune.base.folders import new_folder
 from sigprune.families.codecs import Codec
 from sigprune.values.manifest import Entry, Manifest
 from sigprune.values.packed import KEY, PACKED, PACKED_INDEX, Index, digest_of, shard_name, to_index_file
 from sigprune.verbs.files import DENSE, DENSE_INDEX, MOST, ShardWriter
 from sigprune.verbs.packing import pack
+
+_OURS = (PACKED, PACKED_INDEX, "report.json")
+"""Files that show that sigprune wrote a folder."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a folder was filled with.
+
+    Attributes:
+        files: path in the folder -> bytes.
+        layers: masked tensor -> entries that are kept, and all of them.
+        left: files of the source that stay behind.
+    """
+
+    files: Mapping[str, int]
+    layers: Mapping[str, tuple[int, int]]
+    left: tuple[str, ...]
+
+    @property
+    def kept(self) -> int:
+        """Entries that the mask keeps."""
+        return sum(kept for kept, _ in self.layers.values())
+
+    @property
+    def total(self) -> int:
+        """Entries under the mask."""
+        return sum(total for _, total in self.layers.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed, in [0, 1]."""
+        return 1.0 - self.kept / self.total if self.total else 0.0
+
+    def nearly_empty(self, least: float = 0.001) -> tuple[str, ...]:
+        """Masked tensors that keep a smaller share of their entries than this, most often by mistake."""
+        return tuple(name for name, (kept, total) in self.layers.items() if kept < least * total)
+
+
+@contextmanager
+def filling(folder: str | Path, *sources: str | Path | None, force: bool = False) -> Iterator[Path]:
+    """A new folder for a checkpoint, as :func:`new_folder` makes it.
+
+    Args:
+        folder: the target.
+        sources: what is read; a local one is never replaced.
+        force: replace a checkpoint that is there.
+
+    Raises:
+        BadInput: a source lies in the folder, or nothing shows that what is there is ours.
+        FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
+    """
+    target = Path(folder).expanduser().resolve()
+    for source in sources if force else ():
+        path = Path(source or "").expanduser()
+        if source is not None and path.exists() and path.resolve().is_relative_to(target):
+            raise BadInput(f"{folder}: replacing it would delete {source}, which is read; choose another")
+    with new_folder(folder, replace=_OURS if force else ()) as staging:
+        yield staging
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Path in the folder -> bytes, of all files."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 @dataclass(eq=False)
@@ -44,13 +113,13 @@ class PackedWriter:
     def __post_init__(self) -> None:
         self._writer = ShardWriter(self.folder, PACKED, shard_name, self._metadata, most=self.most)
 
-    def add(self, name: str, tensor: Tensor, keep: Tensor | None) -> None:
-        """One tensor: on the CPU, contiguous, removed entries +0.0.
+    def add(self, name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec] | None = None) -> None:
+        """One tensor: on the CPU, contiguous, removed entries +0.0; packed by ``codec`` if it is given.
 
         Raises:
             BadInput: it cannot be stored, or not by this codec.
         """
-        parts, self._entries[name] = pack(name, tensor, keep, self.codec)
+        parts, self._entries[name] = pack(name, tensor, keep, codec or self.codec)
         self._writer.add(name, {name + suffix: part for suffix, part in parts.items()})
 
     def flush(self) -> None:

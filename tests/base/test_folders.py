@@ -23,9 +23,9 @@ def test_a_folder_and_its_parents_appear_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("replace", [None, "kept"])
+@pytest.mark.parametrize("replace", [(), ("kept",)])
 def test_a_failure_leaves_everything_as_it_was(
-    tmp_path: Path, failure: type[BaseException], replace: str | None
+    tmp_path: Path, failure: type[BaseException], replace: tuple[str, ...]
 ) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "kept").write_text("kept")
@@ -48,11 +48,14 @@ def test_an_empty_folder_is_used_and_a_full_one_only_on_demand(tmp_path: Path) -
         (staging / "first").write_text("1")
     with pytest.raises(FolderExists, match="not empty"), new_folder(target):
         pass
-    with new_folder(target, replace="first") as staging:
+    with new_folder(target, replace=("first",)) as staging:
         (staging / "second").write_text("2")
         assert (target / "first").exists()
     assert everything(tmp_path) == ["out", "out/second"]
-    with pytest.raises(BadInput, match="not one that sigprune wrote"), new_folder(target, replace="first"):
+    with (
+        pytest.raises(BadInput, match="nothing shows that sigprune wrote it"),
+        new_folder(target, replace=("first",)),
+    ):
         pass
     assert everything(tmp_path) == ["out", "out/second"]
 
@@ -61,7 +64,7 @@ def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     for target in (tmp_path / "out", tmp_path / "out" / "below", tmp_path / ("x" * 300)):
         message = r"found a file|no folder can be written there"
-        with pytest.raises(BadInput, match=message), new_folder(target, replace="out"):
+        with pytest.raises(BadInput, match=message), new_folder(target, replace=("out",)):
             pass
     assert (tmp_path / "out").read_text() == "mine"
     assert everything(tmp_path) == ["out"]
@@ -75,7 +78,7 @@ def test_an_existing_folder_stays_the_same_folder(tmp_path: Path, monkeypatch: p
     with new_folder(tmp_path / "link") as staging:
         (staging / "a").write_text("a")
     monkeypatch.chdir(tmp_path / "real")
-    with new_folder(".", replace="a") as staging:
+    with new_folder(".", replace=("a",)) as staging:
         (staging / "b").mkdir()
         (staging / "b" / "c").write_text("c")
     assert Path.cwd().stat().st_ino == node
@@ -95,7 +98,7 @@ def test_a_move_that_fails_midway_is_undone(tmp_path: Path, monkeypatch: pytest.
         return rename(self, target)
 
     def attempt() -> None:
-        with new_folder(tmp_path / "out", replace="mark") as staging:
+        with new_folder(tmp_path / "out", replace=("mark",)) as staging:
             (staging / "figures").mkdir()
             (staging / "figures" / "new").write_text("new")
             (staging / "mark").write_text("new")

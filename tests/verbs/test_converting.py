@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sigprune.base.errors import BadInput, CheckpointError, FolderExists, MaskViolated
+from sigprune.base.errors import BadInput, CheckpointError, FolderExists, MaskViolated, NoSpace
+from sigprune.base.tensors import Tensors
 from sigprune.families.codecs import codecs
-from sigprune.values.packed import PACKED, PACKED_INDEX
-from sigprune.verbs.checkpoint import load, save
+from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifest, read_manifests
+from sigprune.verbs.checkpoint import load, save, unpacked
 from sigprune.verbs.converting import convert, implied
 from sigprune.verbs.files import DENSE, DENSE_INDEX
 from sigprune.verbs.inspecting import inspect
-from sigprune.verbs.opening import open_model
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.writing import PackedWriter, Written
 from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits, pruned
 
 
@@ -116,11 +120,109 @@ def test_the_mask_of_another_checkpoint(made: tuple[nn.Module, Path], tmp_path: 
 def test_files_that_name_tensors_otherwise_are_opened_whole(tmp_path: Path) -> None:
     """Experts apart on disk, one tensor in the model: what from_pretrained does is what is packed."""
     model = open_model("transformers:mixtral", args=LIBRARIES["transformers:mixtral"]).eval()
+    pruned(model)
     model.save_pretrained(tmp_path / "x")  # in the layout of the original checkpoints
     assert any("experts.0.w1" in name for name in load_file(tmp_path / "x" / DENSE))
     convert(tmp_path / "x", tmp_path / "packed")
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "x")
     assert_same_bits(load(tmp_path / "packed").model, plain)
+
+
+def test_codecs_stay_unless_one_is_named(made: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    folder = made[1]
+    whole = read_manifest(folder)
+    (tmp_path / "mixed").mkdir()
+    writer = PackedWriter(
+        tmp_path / "mixed", whole.library, whole.architecture, whole.tied, {}, codecs.choose("bitmask")
+    )
+    for number, (name, tensor, keep) in enumerate(unpacked(folder, read_manifests(folder))):
+        writer.add(name, tensor, keep, codecs.choose("compact") if number % 2 else None)
+    mixed = writer.close()
+    (tmp_path / "mixed" / "config.json").write_text((folder / "config.json").read_text())
+    assert mixed.codecs == ("bitmask", "compact")
+    convert(tmp_path / "mixed", tmp_path / "same")
+    assert read_manifest(tmp_path / "same").tensors == mixed.tensors
+    convert(tmp_path / "mixed", tmp_path / "one", codec="bitmask")
+    assert read_manifest(tmp_path / "one").tensors == whole.tensors
+    convert(tmp_path / "mixed", tmp_path / "dense", to="dense")
+    convert(tmp_path / "dense", tmp_path / "anew")
+    assert read_manifest(tmp_path / "anew").codecs == ("bitmask",)
+
+
+def test_where_nothing_is_sparse_there_is_nothing_to_pack(tmp_path: Path) -> None:
+    open_model("transformers:bert", args=LIBRARIES["transformers:bert"]).save_pretrained(tmp_path / "x")
+    for to in ("packed", "both"):
+        with pytest.raises(BadInput, match=r"x: nothing in it is sparse: .* 10% zeros; name .*--mask"):
+            convert(tmp_path / "x", tmp_path / "y", to=to)
+    assert not (tmp_path / "y").exists()
+    done = convert(tmp_path / "x", tmp_path / "y", to="dense")
+    assert (done.kept, done.total, done.sparsity, done.layers) == (0, 0, 0.0, {})
+
+
+def test_what_is_written_is_told(made: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    mask = load(made[1]).mask
+    for to in ("packed", "dense"):
+        done = convert(made[1], tmp_path / to, to=to)
+        assert (done.kept, done.layers) == (mask.kept, mask.counts())
+        assert done.files == {p.name: p.stat().st_size for p in (tmp_path / to).iterdir()}
+    lost = Written({}, {"a": (0, 2), "b": (1, 1000), "c": (1, 1001), "d": (0, 0)}, ())
+    assert lost.nearly_empty() == ("a", "c")
+
+
+def test_force_replaces_a_checkpoint_and_nothing_else(made: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    folder = made[1]
+    convert(folder, tmp_path / "y")
+    (tmp_path / "y" / "old.txt").write_text("old")
+    with pytest.raises(FolderExists):
+        convert(folder, tmp_path / "y", to="dense")
+    convert(folder, tmp_path / "y", to="dense", force=True)
+    assert not {PACKED, "old.txt"} & {p.name for p in (tmp_path / "y").iterdir()}
+    with pytest.raises(BadInput, match="nothing shows that sigprune wrote it"):
+        convert(folder, tmp_path / "y", force=True)  # plain dense weights may be anybody's
+    convert(folder, tmp_path / "z")
+    convert(folder, tmp_path / "z" / "inner")
+    for source in ("z", "z/inner"):
+        with pytest.raises(BadInput, match="replacing it would delete"):
+            convert(tmp_path / source, tmp_path / "z", force=True)
+    with pytest.raises(BadInput, match="replacing it would delete"):
+        convert(tmp_path / "y", tmp_path / "z", mask=str(tmp_path / "z"), force=True)
+    load(tmp_path / "z")
+
+
+@pytest.mark.parametrize("most", [5000, 10**9])
+def test_a_full_disk_is_one_line_with_the_bytes(
+    made: tuple[nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """What safetensors says of it, at the second file or the only one; and what the system says of others."""
+    folder, written = made[1], []
+    sizes = convert(folder, tmp_path / "x", most=most).files
+
+    def full(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+        if len(written) == (most == 5000):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        written.append(path)
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr("sigprune.verbs.files.save_file", full)
+    with pytest.raises(NoSpace, match=rf"^{tmp_path}/y: no space left .* at least [\d,]+ bytes") as caught:
+        convert(folder, tmp_path / "y", most=most)
+    whole = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
+    assert (0.5 if most == 10**9 else 0.01) * whole < caught.value.needs < whole
+    view = describe(made[0])
+    written.clear()
+    with pytest.raises(NoSpace, match=f"^{tmp_path}/y: no space left"):
+        save(tmp_path / "y", view, load(folder).mask, most=most)
+    monkeypatch.undo()
+
+    def copy(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr("sigprune.verbs.beside.shutil.copyfile", copy)
+    (folder / "vocab.txt").write_text("a")
+    with pytest.raises(NoSpace, match=f"^{tmp_path}/y: no space left"):
+        convert(folder, tmp_path / "y")
+    (folder / "vocab.txt").unlink()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_refusals_leave_nothing(made: tuple[nn.Module, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,7 +50,11 @@ def test_a_folder_is_a_reference(tmp_path):
 @pytest.mark.parametrize(
     ("ref", "message"),
     [
-        ("resnet18", "did you mean timm:resnet18"),
+        ("resnet18", r"did you mean timm:resnet18\?"),
+        ("bertt", r"did you mean .*transformers:bert\?"),
+        ("vit_tiny_patch16_22", r"did you mean timm:vit_tiny_patch16_224"),
+        ("resnet", r"did you mean transformers:resnet\?"),
+        ("qqqqqqqqqq", r"or a folder$"),
         ("tim:resnet18", "unknown library 'tim'; did you mean timm"),
         ("timm:", "names no model"),
         ("./no/such/folder", "no such folder"),
@@ -253,3 +258,18 @@ def test_values_introduce_themselves_in_a_line():
     view = describe(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)))
     assert repr(view) == "View(Sequential of torch: 2 weights, 2 prunable, 2 parameters skipped, 0 gates)"
     assert repr(prune(view, sparsity=0.5, score="random")) == "Mask(2 weights, 24 of 48 entries kept)"
+
+
+def test_where_a_name_of_a_model_makes_no_sense_no_library_is_asked(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from sigprune.base.errors import CheckpointError\n"
+        "from sigprune.verbs.locating import packed_folder\n"
+        "try: packed_folder('bertt')\n"
+        "except CheckpointError as error: print(error, bool({'timm', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.stdout.startswith("bertt: ")
+    assert done.stdout.endswith(" False\n")

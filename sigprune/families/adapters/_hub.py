@@ -6,6 +6,7 @@ as huggingface_hub reads them.
 
 from __future__ import annotations
 
+import errno
 import re
 from http import HTTPStatus
 from pathlib import Path
@@ -83,6 +84,13 @@ def listing(repository: str, revision: str | None, place: str) -> tuple[str, dic
     return str(info.sha), {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
 def file_metadata(repository: str, file: str, revision: str | None, place: str) -> dict[str, str]:
     """The metadata of a safetensors file, by requests for ranges: of the file only its header is fetched.
 
@@ -126,6 +134,9 @@ def _reason(error: Exception, repository: str, file: str) -> str:
         return (
             f"cannot reach {hub} ({one_line(cause or error)}), and {uncached}; check network and HF_ENDPOINT"
         )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        cache = constants.HF_HUB_CACHE
+        return f"no space left for {file} in the cache ({cache}); make room, or set HF_HUB_CACHE"
     return f"cannot fetch {file} from {hub}: {one_line(error)}"
 
 

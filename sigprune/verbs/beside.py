@@ -1,0 +1,142 @@
+"""What stands beside the weights: settings travel with them; pickles, code and other weights never."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+from sigprune.base.errors import BadInput
+from sigprune.base.family import Plain
+from sigprune.families.adapters._hub import fetch, listing, offline
+from sigprune.values.manifest import SCHEMA
+from sigprune.values.packed import KEY, is_packed_file
+from sigprune.verbs.files import DENSE, DENSE_INDEX, file_facts
+from sigprune.verbs.locating import CONFIG
+from sigprune.verbs.opening import split_ref
+
+REPORT = "report.json"
+"""What a run measured: true of these weights, however they are stored, and of no others."""
+
+SMALL = 10**7
+"""Bytes of a file in a subfolder that still travels."""
+
+_TEXTS = frozenset({".json", ".jsonl", ".txt", ".model", ".yaml"})
+"""Endings of vocabularies and settings."""
+
+_LEGAL = re.compile(r"(LICENSE|NOTICE|COPYING)(\.md|\.txt)?")
+_OF_A_RUN = re.compile(r"report\.json|recipe\.yaml|figures/[^/]+\.png")
+_REWRITTEN = re.compile(
+    rf"{re.escape(CONFIG)}|{re.escape(DENSE)}|{re.escape(DENSE_INDEX)}|model-\d{{5}}-of-\d{{5}}\.safetensors"
+)
+
+
+def copy_beside(
+    ref: str | Path, source: Path, target: Path, library: str, *, packed: bool, same: bool
+) -> tuple[str, ...]:
+    """Copy ``config.json``, which names the plug-in if packed files lie beside it, and small texts.
+
+    Args:
+        ref: the folder or repository that was read; what lies beside a repository's weights is fetched now
+            (with HF_HUB_OFFLINE: what the cache holds of it).
+        source: where its files are; of a repository the snapshot of one commit.
+        target: the folder that is written, best before the weights: what fails, fails at once.
+        library: the adapter.
+        packed: packed files will lie in the target.
+        same: the weights are the source's, so that what a run said of them stays true; :func:`tell_files_`
+            then has to follow the weights.
+
+    Returns:
+        What stays behind: files of the source that are neither copied nor written anew, hidden ones aside.
+
+    Raises:
+        BadInput: ``config.json`` says that its weights are stored otherwise, or a repository cannot be read.
+    """
+    files, repository = _listed(ref, source)
+    ours = REPORT in files and _report(_file(REPORT, source, repository)) is not None
+    left: list[str] = []
+    for name, size in files.items():
+        if _REWRITTEN.fullmatch(name) or is_packed_file(name):
+            continue
+        if _travels(name, size) if not (ours and _OF_A_RUN.fullmatch(name)) else same:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(_file(name, source, repository), target / name)
+        else:
+            left.append(name)
+    if (source / CONFIG).is_file():
+        text = (source / CONFIG).read_text(encoding="utf-8")
+        text = with_plug_in(text, packed=packed) if library == "transformers" else text
+        (target / CONFIG).write_text(text, encoding="utf-8")
+    return tuple(left)
+
+
+def with_plug_in(config: str, *, packed: bool) -> str:
+    """The text of a transformers ``config.json`` that says whether packed files lie beside it.
+
+    Raises:
+        BadInput: it names another format of stored weights.
+    """
+    fields = json.loads(config)
+    known = fields.pop("quantization_config", None)
+    if known is not None and known.get("quant_method") != KEY:
+        raise BadInput(
+            f"{CONFIG}: its weights are stored as {known.get('quant_method')}; expected plain tensors: load "
+            "and save the model dense first"
+        )
+    if packed:
+        fields["quantization_config"] = {"quant_method": KEY, "schema": SCHEMA}
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+
+def tell_files_(folder: Path) -> None:
+    """Make the report of a run, if it lies there, name the files beside it: cards are made from it."""
+    report = _report(folder / REPORT) if (folder / REPORT).is_file() else None
+    if report is not None:
+        weights = (path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors")
+        report["files"] = {path.name: file_facts(path) for path in (folder / CONFIG, *weights)}
+        text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def _listed(ref: str | Path, source: Path) -> tuple[dict[str, int], str | None]:
+    """Name -> bytes of what is not hidden, and the repository, unless it is to be left alone."""
+    repository = None if Path(ref).expanduser().exists() else split_ref(str(ref)).name
+    if repository is None or offline():
+        found = {
+            path.relative_to(source).as_posix(): path.stat().st_size
+            for path in sorted(source.rglob("*"))
+            if path.is_file()
+        }
+        repository = None
+    else:
+        found = listing(repository, source.name, repository)[1]
+    shown = {name: size for name, size in found.items() if not re.search(r"(^|/)\.", name)}
+    return shown, repository
+
+
+def _file(name: str, source: Path, repository: str | None) -> Path:
+    if repository is None:
+        return source / name
+    path = fetch(repository, name, source.name, repository)
+    if path is None:
+        raise BadInput(f"{repository}: it lists {name}, and does not have it; try again later")
+    return path
+
+
+def _travels(name: str, size: int) -> bool:
+    path = PurePosixPath(name)
+    if ".safetensors.index." in path.name or path.is_absolute() or "\\" in name:
+        return False
+    small = len(path.parts) == 1 or size <= SMALL
+    return small and (path.suffix in _TEXTS or _LEGAL.fullmatch(path.name) is not None)
+
+
+def _report(path: Path) -> dict[str, Plain] | None:
+    """What the file says, if a run wrote it."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    ours = isinstance(plain, dict) and {"schema", "recipe", "signal", "files"} <= plain.keys()
+    return plain if ours and isinstance(plain["files"], dict) else None
