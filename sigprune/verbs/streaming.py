@@ -16,6 +16,7 @@ from sigprune.families.adapters._sources import folder_of, weights_of
 from sigprune.values.layout import Shape
 from sigprune.verbs.files import Reader, dense_parts, reading
 from sigprune.verbs.opening import library_of, split_ref
+from sigprune.verbs.packing import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class DenseCheckpoint:
         shapes: name -> shape of every tensor of the state dict; tied copies once.
         tied: name of a tied copy -> the name that stands for it.
         renamed: name in the files -> name in the state dict, where they differ: a tied copy's other name.
-        extra: names in the files that the model does not have.
+        extra: names in the files that the model does not have; only where it lacks others.
         lacking: names of the model that the files do not have: they name tensors otherwise (experts apart
             that the model has in one tensor, say), so that they cannot be taken one by one.
     """
@@ -91,7 +92,8 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
         revision: branch, tag or commit of a repository.
 
     Raises:
-        BadInput: there are no such weights, or some have another shape than the model's.
+        BadInput: there are no such weights, or some have another shape than the model's; the model would
+            lose some: it does not have them, or ties them to others than they equal.
     """
     reference = split_ref(str(ref), revision)
     library = library_of(reference)
@@ -111,9 +113,38 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
                 f"{ref}: {name} has the shape {shape} in its files, {shapes[name]} in the model; they are of "
                 "different architectures"
             )
-    return DenseCheckpoint(
-        folder, library, model, weights, shapes, tied, renamed, extra, frozenset(shapes) - have.keys()
-    )
+    lacking = frozenset(shapes) - have.keys()
+    if not lacking:
+        _expect_nothing_lost(str(ref), weights, extra, renamed)
+    return DenseCheckpoint(folder, library, model, weights, shapes, tied, renamed, extra, lacking)
+
+
+def _expect_nothing_lost(ref: str, weights: Path, extra: frozenset[str], renamed: Mapping[str, str]) -> None:
+    """Make sure that the model has a place for every tensor, and that copies of one tensor are copies."""
+    for name in sorted(extra):
+        raise BadInput(
+            f"{ref}: its files hold {name}, which the model of its config.json lacks: leaving it out "
+            "would lose it; open the model with its library and save it again without it"
+        )
+    places: dict[str, list[tuple[Path, str]]] = {}
+    for path in dense_parts(weights):
+        with reading(path) as file:
+            for own in file.offset_keys():
+                places.setdefault(renamed.get(own, own), []).append((path, own))
+    for (first, name), *others in places.values():
+        for path, other in others:
+            if _content(path, other) != _content(first, name):
+                raise BadInput(
+                    f"{ref}: {name} ({first.name}) and {other} ({path.name}) differ, and are one tensor in "
+                    "the model of its config.json; if they are not tied, say so there "
+                    "(tie_word_embeddings: false)"
+                )
+
+
+def _content(path: Path, name: str) -> tuple[torch.dtype, str]:
+    with reading(path, mapped=False) as file:
+        tensor = file.get_tensor(name)
+        return tensor.dtype, fingerprint(tensor)
 
 
 def _skeleton(model: nn.Module) -> tuple[dict[str, Shape], dict[str, str]]:

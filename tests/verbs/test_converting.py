@@ -22,6 +22,7 @@ from sigprune.verbs.converting import convert, implied
 from sigprune.verbs.files import DENSE, DENSE_INDEX
 from sigprune.verbs.inspecting import inspect
 from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.writing import PackedWriter, Written
 from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits, pruned
 
@@ -244,3 +245,27 @@ def test_refusals_leave_nothing(made: tuple[nn.Module, Path], tmp_path: Path) ->
         convert(tmp_path / "damaged", tmp_path / "y", to="dense")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged", "empty"]
     assert "bitmask" in codecs.names()
+
+
+def test_no_tensor_of_a_dense_checkpoint_is_lost(tmp_path: Path) -> None:
+    """Both names of a tie may be there if they are copies; a tensor without a place is named."""
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
+    model.save_pretrained(tmp_path / "x")
+    tensors = {name: t.clone() for name, t in load_file(tmp_path / "x" / DENSE).items()}
+    table, head = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+    assert head not in tensors
+    file = tmp_path / "x" / DENSE
+    save_file(tensors | {head: tensors[table].clone()}, file, {"format": "pt"})
+    convert(tmp_path / "x", tmp_path / "copies")
+    assert_same_bits(load(tmp_path / "copies").model, model)
+    for added, message in (
+        ({head: tensors[table] + 1}, f"{table}.* and {head}.* differ"),
+        ({head: tensors[table].double()}, "differ, and are one tensor"),
+        ({"extra.weight": torch.ones(2)}, r"hold extra\.weight, which the model .* lacks"),
+    ):
+        save_file(tensors | added, file, {"format": "pt"})
+        with pytest.raises(BadInput, match=message):
+            convert(tmp_path / "x", tmp_path / "y")
+        with pytest.raises(BadInput, match=message):
+            prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.5)
+    assert not (tmp_path / "y").exists()
