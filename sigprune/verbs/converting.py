@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
@@ -32,6 +33,16 @@ Target = Literal["packed", "dense", "both"]
 
 LEAST = 0.1
 """Share of zeros from which a tensor counts as pruned, where zeros have to tell."""
+
+_SIGNED_ZERO = frozenset({
+    torch.bfloat16,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+})
+"""Dtypes whose zeros have no bit but the sign's; elsewhere these bits are 2 ** -127, 2 or NaN."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +224,7 @@ def _masked(
 
 def implied(tensor: Tensor) -> Tensor | None:
     """The mask that a tensor's zeros imply; None if it does not look pruned (see :data:`LEAST`)."""
-    if tensor.dim() < 2 or not tensor.is_floating_point() or tensor.numel() == 0:
+    if tensor.dim() < 2 or tensor.dtype not in _SIGNED_ZERO or tensor.numel() == 0:
         return None
     # zero of either sign: all bits but the sign's; floating comparison is not defined for every dtype
     width = 8 * tensor.element_size()

@@ -100,6 +100,9 @@ def test_what_zeros_imply() -> None:
         assert implied(other) is None
     assert implied(sparse.to(torch.float8_e5m2)).sum() == 2
     assert implied(sparse.double()).sum() == 2
+    numbers = torch.tensor([[0, 0x80, 0x31]], dtype=torch.uint8)
+    for odd in (torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz):
+        assert implied(numbers.view(odd)) is None  # the sign's bit alone is 2, or NaN
 
 
 def test_the_mask_of_another_checkpoint(made: tuple[nn.Module, Path], tmp_path: Path) -> None:
