@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
-from sigprune.base.errors import BadInput, BadScores, Diverged, FindingFailed, FolderExists
+from sigprune.base.errors import BadInput, BadScores, Diverged, FindingFailed, FolderExists, MaskViolated
 
 if TYPE_CHECKING:
     from sigprune.effects.schema import Moment
@@ -29,15 +29,15 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
         words: the command line; ``--debug`` shows tracebacks, ``--quiet`` and ``-q`` silence libraries too.
 
     Returns:
-        0: done. 1: a required finding failed, or the numbers left the finite range. 2: bad input, one line on
-        standard error. 130: interrupted (143: by SIGTERM, which raises SystemExit).
+        0: done. 1: a required finding failed, a mask does not fit, or the numbers left the finite range. 2:
+        bad input, one line on standard error. 130: interrupted (143: by SIGTERM, which raises SystemExit).
     """
     _prepare(quiet=bool({"--quiet", "-q"} & set(words)))
     try:
         code = act()
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted: nothing was written", 130)
-    except (FindingFailed, BadScores, Diverged, BadInput, OSError, _USAGE) as error:
+    except (FindingFailed, MaskViolated, BadScores, Diverged, BadInput, OSError, _USAGE) as error:
         if "--debug" in words:
             traceback.print_exc()
         replaces = bool({"run", "prune", "convert"} & set(words[:1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,8 @@ def convert(
     from sigprune.cli_written import print_written
     from sigprune.verbs.converting import convert as write
 
+    if not math.isfinite(max_shard):
+        raise BadInput(f"--max-shard: expected a number of GB, got {max_shard}")
     with watch(quiet=quiet).step(f"convert {ref}"):
         most = round(max_shard * 1e9)
         done = write(ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=most, force=force)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar, cast
 
 from sigprune.base.errors import BadInput, CheckpointError
@@ -42,6 +43,20 @@ def load_object(text: str) -> dict[str, Plain]:
     if not isinstance(plain, dict):
         raise CheckpointError(f"expected a JSON object, got {type(plain).__name__}")
     return cast("dict[str, Plain]", plain)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        CheckpointError: it is missing, or no UTF-8; names it.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: expected a text in UTF-8, got {error}") from error
 
 
 def get(plain: Mapping[str, Plain], key: str, kind: type[T]) -> T:

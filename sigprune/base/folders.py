@@ -42,7 +42,10 @@ def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator
         >>> [p.name for p in target.iterdir()]
         ['x.txt']
     """
-    target = Path(folder).expanduser().resolve()
+    try:
+        target = Path(folder).expanduser().resolve()
+    except RuntimeError as error:  # the home of a user that does not exist
+        raise BadInput(f"{folder}: no folder can be written there: {error}") from error
     staging = _staging(target, replace)
     try:
         yield staging

@@ -15,6 +15,8 @@ from torch import Tensor
 from sigprune.base.errors import BadInput, MaskViolated
 from sigprune.base.tensors import Tensors, tally
 
+_WRITTEN = "they were written after apply_(view, mask), or after the last step inside hold(...)"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mask:
@@ -120,8 +122,12 @@ class Mask:
             for name, keep in self.keep.items():
                 tensors[name].masked_fill_(~keep.to(tensors[name].device), 0.0)
 
-    def check(self, tensors: Mapping[str, Tensor]) -> None:
+    def check(self, tensors: Mapping[str, Tensor], *, why: str = _WRITTEN) -> None:
         """Make sure that every removed entry is exactly zero.
+
+        Args:
+            tensors: at least those that the mask names.
+            why: what the message says may be the cause.
 
         Raises:
             MaskViolated: names the first weight that disagrees, and how many of its entries do.
@@ -131,10 +137,7 @@ class Mask:
         for name, keep in self.keep.items():
             alive = int((tensors[name].detach()[~keep.to(tensors[name].device)] != 0).sum())
             if alive:
-                raise MaskViolated(
-                    f"{name}: {alive} entries that the mask removed are not zero; "
-                    "they were written after apply_(view, mask), or after the last step inside hold(...)"
-                )
+                raise MaskViolated(f"{name}: {alive} entries that the mask removed are not zero; {why}")
 
     def _fits(self, tensors: Mapping[str, Tensor]) -> None:
         for name, keep in self.keep.items():

@@ -7,7 +7,8 @@ import re
 import shutil
 from pathlib import Path, PurePosixPath
 
-from sigprune.base.errors import BadInput
+from sigprune.base.canonical import load_object, read_text
+from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.families.adapters._hub import fetch, listing, offline
 from sigprune.values.manifest import SCHEMA
@@ -51,6 +52,7 @@ def copy_beside(
         What stays behind: files of the source that are neither copied nor written anew, hidden ones aside.
 
     Raises:
+        CheckpointError: ``config.json`` is damaged.
         BadInput: ``config.json`` says that its weights are stored otherwise, or a repository cannot be read.
     """
     files, repository = _listed(ref, source)
@@ -65,8 +67,9 @@ def copy_beside(
         else:
             left.append(name)
     if (source / CONFIG).is_file():
-        text = (source / CONFIG).read_text(encoding="utf-8")
-        text = with_plug_in(text, packed=packed) if library == "transformers" else text
+        text = read_text(source / CONFIG)
+        with in_checkpoint(str(source)):
+            text = with_plug_in(text, packed=packed) if library == "transformers" else text
         (target / CONFIG).write_text(text, encoding="utf-8")
     return tuple(left)
 
@@ -75,10 +78,14 @@ def with_plug_in(config: str, *, packed: bool) -> str:
     """The text of a transformers ``config.json`` that says whether packed files lie beside it.
 
     Raises:
+        CheckpointError: it is no JSON object, or its ``quantization_config`` is none.
         BadInput: it names another format of stored weights.
     """
-    fields = json.loads(config)
+    with in_checkpoint(CONFIG):
+        fields = load_object(config)
     known = fields.pop("quantization_config", None)
+    if not isinstance(known, dict | None):
+        raise CheckpointError(f"{CONFIG}: expected an object as quantization_config, got {known!r}")
     if known is not None and known.get("quant_method") != KEY:
         raise BadInput(
             f"{CONFIG}: its weights are stored as {known.get('quant_method')}; expected plain tensors: load "
@@ -86,7 +93,10 @@ def with_plug_in(config: str, *, packed: bool) -> str:
         )
     if packed:
         fields["quantization_config"] = {"quant_method": KEY, "schema": SCHEMA}
-    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    try:
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    except RecursionError as error:
+        raise CheckpointError(f"{CONFIG}: its values are nested too deeply: {error}") from error
 
 
 def tell_files_(folder: Path) -> None:
@@ -101,7 +111,8 @@ def tell_files_(folder: Path) -> None:
 
 def _listed(ref: str | Path, source: Path) -> tuple[dict[str, int], str | None]:
     """Name -> bytes of what is not hidden, and the repository, unless it is to be left alone."""
-    repository = None if Path(ref).expanduser().exists() else split_ref(str(ref)).name
+    reference = split_ref(str(ref))
+    repository = reference.name if reference.kind == "hub" else None
     if repository is None or offline():
         found = {
             path.relative_to(source).as_posix(): path.stat().st_size

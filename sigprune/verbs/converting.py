@@ -23,7 +23,7 @@ from sigprune.verbs.beside import copy_beside, tell_files_
 from sigprune.verbs.checkpoint import stored, unpacked
 from sigprune.verbs.files import MOST
 from sigprune.verbs.locating import packed_folder
-from sigprune.verbs.opening import describe, open_model, split_ref
+from sigprune.verbs.opening import Reference, describe, local, open_model, split_ref
 from sigprune.verbs.packing import storable
 from sigprune.verbs.streaming import dense_checkpoint
 from sigprune.verbs.transferring import load_mask
@@ -108,7 +108,8 @@ def convert(
         >>> sorted(convert(home / "model", home / "dense", to="dense").files)
         ['config.json', 'model.safetensors']
     """
-    source = _source(ref, revision, mask)
+    reference = split_ref(str(ref), revision)
+    source = _source(ref, reference, revision, mask)
     sharded = adapters.get(source.library).SHARDED
     kept = (source.codecs or {}) if codec is None else {}
     chosen = {name: codecs.choose(own) for name, own in kept.items()}
@@ -140,16 +141,11 @@ def convert(
         return Written(sizes(staging), layers, left)
 
 
-def _source(ref: str | Path, revision: str | None, mask: str | None) -> _Source:
-    found = None if mask is None else load_mask(mask)
-    folder = Path(ref).expanduser()
-    local = folder.exists()
-    if any((folder / name).is_file() for name in (PACKED, PACKED_INDEX)) or (
-        not local and found is None and _is_packed(ref, revision)
-    ):
-        if found is not None:
+def _source(ref: str | Path, reference: Reference, revision: str | None, mask: str | None) -> _Source:
+    if _is_packed(reference):
+        if mask is not None:
             raise BadInput(f"{ref}: it is packed and has a mask of its own; leave out mask")
-        folder = packed_folder(ref, revision)
+        folder = packed_folder(reference.name if reference.kind == "folder" else ref, revision)
         shards, whole = read_manifests(folder), read_manifest(folder)
         own = {name: entry.masked.codec for name, entry in whole.tensors.items() if entry.masked is not None}
         return _Source(
@@ -161,11 +157,12 @@ def _source(ref: str | Path, revision: str | None, mask: str | None) -> _Source:
             unpacked(folder, shards),
             own,
         )
-    return _dense(ref, revision, found, mask)
+    return _dense(ref, revision, None if mask is None else load_mask(mask), mask)
 
 
-def _is_packed(ref: str | Path, revision: str | None) -> bool:
-    reference = split_ref(str(ref), revision)
+def _is_packed(reference: Reference) -> bool:
+    if reference.kind == "folder":
+        return any((Path(reference.name) / name).is_file() for name in (PACKED, PACKED_INDEX))
     return reference.kind == "hub" and any(
         is_packed_file(name) for name in listing(reference.name, reference.revision, reference.name)[1]
     )
@@ -193,15 +190,16 @@ def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: s
 
 def origin(ref: str | Path, folder: Path) -> dict[str, Plain]:
     """Where weights come from, for a manifest: a repository at a commit, or a folder's name."""
-    if Path(ref).expanduser().exists():
-        return {"source": base_name(ref)}
-    return {"base_model": split_ref(str(ref)).name, "revision": folder.name}
+    reference = split_ref(str(ref))
+    if reference.kind == "folder":
+        return {"source": base_name(reference.name)}
+    return {"base_model": reference.name, "revision": folder.name}
 
 
 def base_name(ref: str | Path) -> str:
     """A repository's name, or the last part of a path: whoever reads the manifest has no use for the rest."""
-    path = Path(ref).expanduser()
-    return path.resolve().name if path.exists() else str(ref)
+    path = local(ref)
+    return str(ref) if path is None else path.resolve().name
 
 
 def _masked(
@@ -216,7 +214,7 @@ def _masked(
         else:
             keep = mask.keep.get(name)
             if keep is not None:
-                Mask({name: keep}).check({name: tensor})
+                Mask({name: keep}).check({name: tensor}, why="the mask is of another model")
             yield name, tensor, keep
     for name in sorted(left):
         raise BadInput(f"the mask removes entries of {name}, which the checkpoint does not have")

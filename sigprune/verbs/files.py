@@ -79,6 +79,8 @@ def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
         BadInput: safetensors cannot hold these tensors.
         OSError: the disk is full.
     """
+    if "__metadata__" in tensors:
+        raise BadInput("__metadata__: safetensors keeps this name for itself; give the tensor another one")
     storages: set[int] = set()
     own: Tensors = {}
     for name, tensor in tensors.items():

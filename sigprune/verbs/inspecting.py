@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from sigprune.base.errors import CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.families.adapters._hub import fetch, file_metadata, listing
-from sigprune.values.manifest import Manifest
+from sigprune.values.manifest import Entry, Manifest
 from sigprune.values.packed import PACKED_INDEX, manifests_from, read_manifest, read_manifests
 from sigprune.verbs.checkpoint import unpacked
 from sigprune.verbs.files import dense_file, dense_tensors
 from sigprune.verbs.locating import asked, local_folder, packed_folder, repository
+from sigprune.verbs.opening import local
 from sigprune.verbs.packing import fingerprint
 
 
@@ -35,7 +38,7 @@ def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = Fals
         CheckpointError: there is no packed model, or it is damaged.
         BadInput: the repository cannot be reached.
     """
-    if Path(ref).expanduser().exists():
+    if local(ref) is not None:
         folder = local_folder(ref, revision)
         manifest, commit = read_manifest(folder), None
         files = {
@@ -58,7 +61,10 @@ def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = Fals
         "provenance": dict(manifest.provenance),
     }
     facts |= {} if commit is None else {"commit": commit}
-    return facts | ({"verified": dict(check(packed_folder(ref, commit, config=False)))} if verify else {})
+    if verify:
+        where = ref if commit is None else repository(ref, revision).name
+        facts["verified"] = dict(check(packed_folder(where, commit, config=False)))
+    return facts
 
 
 def check(folder: Path) -> dict[str, int]:
@@ -75,14 +81,20 @@ def check(folder: Path) -> dict[str, int]:
     path = dense_file(folder)
     if path is None:
         return done
-    expected = {name: entry.digest for name, entry in Manifest.union(list(shards.values())).tensors.items()}
+    expected = dict(Manifest.union(list(shards.values())).tensors)
     with in_checkpoint(str(path)):
         for name, tensor in dense_tensors(path):
-            if fingerprint(tensor) != expected.pop(name, None):
+            entry = expected.pop(name, None)
+            if entry is None or not _is(entry, tensor):
                 raise CheckpointError(f"{name}: it is not the tensor that the packed file holds")
         for name in expected:
             raise CheckpointError(f"{name}: missing from the file; the packed file holds it")
     return done | {"dense": sum(len(shard.tensors) for shard in shards.values())}
+
+
+def _is(entry: Entry, tensor: Tensor) -> bool:
+    form = (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.torch_dtype)
+    return form and fingerprint(tensor) == entry.digest
 
 
 def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[str, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sigprune.base.errors import BadInput, CheckpointError, nearest
 from sigprune.families.adapters._hub import fetch, listing
 from sigprune.values.packed import PACKED, PACKED_INDEX, not_packed, read_index
-from sigprune.verbs.opening import Reference, split_ref
+from sigprune.verbs.opening import Reference, local, split_ref
 
 CONFIG = "config.json"
 
@@ -25,7 +25,7 @@ def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool 
         CheckpointError: there is no such folder, or the repository holds no packed model.
         BadInput: the revision of a local folder, or a repository that cannot be reached.
     """
-    if Path(ref).expanduser().exists():
+    if local(ref) is not None:
         return local_folder(ref, revision)
     reference = repository(ref, revision)
     place = reference.full_name
@@ -65,7 +65,7 @@ def repository(ref: str | Path, revision: str | None, *, folders: bool = True) -
     wanted = "a repository user/repo[@revision]"
     if folders:
         raise CheckpointError(f"{_absent(ref)}; expected one that sigprune wrote, or {wanted}")
-    here = ", got a folder here, which need not be fetched" if Path(ref).expanduser().exists() else ""
+    here = ", got a folder here, which need not be fetched" if local(ref) is not None else ""
     raise CheckpointError(f"{ref}: expected {wanted}{here}")
 
 
@@ -83,8 +83,8 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
         CheckpointError: there is none, or it is a file.
         BadInput: a revision of a folder.
     """
-    folder = Path(ref).expanduser()
-    if not folder.exists():
+    folder = local(ref)
+    if folder is None:
         raise CheckpointError(f"{_absent(ref)}; expected one that sigprune wrote")
     if not folder.is_dir():
         raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
@@ -95,11 +95,12 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
 
 def _absent(ref: str | Path) -> str:
     """That there is no such folder, and which one beside it may be meant."""
-    path = Path(ref).expanduser()
+    path, beside = Path(ref), list[str]()
     try:
+        path = path.expanduser()
         beside = [other.name for other in path.parent.iterdir() if other.is_dir()]
-    except OSError:
-        beside = []
+    except (OSError, RuntimeError):  # it cannot be a path, or lies where nothing can be listed
+        pass
     near = "".join(f" (did you mean {path.parent / name}?)" for name in nearest(path.name, beside, count=1))
     return f"{ref}: no such folder{near}"
 

@@ -56,6 +56,15 @@ class Reference:
         return f"local-dir:{self.name}" if self.kind == "folder" else f"hf-hub:{self.full_name}"
 
 
+def local(ref: str | Path) -> Path | None:
+    """The file or folder that a reference names on this machine; None if there is none of that name."""
+    try:
+        path = Path(ref).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
+        return None
+
+
 def split_ref(ref: str, revision: str | None = None, *, hint: bool = True) -> Reference:
     """Parse a model reference; looks at the file system, never at the network.
 
@@ -85,8 +94,9 @@ def split_ref(ref: str, revision: str | None = None, *, hint: bool = True) -> Re
         if "/" in name and library != "torch":
             return replace(split_ref(name, revision, hint=hint), library=library)
         return Reference("library", library, name, revision)
-    if ref and Path(ref).expanduser().is_dir():
-        return Reference("folder", None, str(Path(ref).expanduser()))
+    folder = local(ref) if ref else None
+    if folder is not None and folder.is_dir():
+        return Reference("folder", None, str(folder))
     if ref.startswith((".", "/", "~", "\\")):
         raise BadInput(f"{ref}: there is no such folder")
     return _hub(ref, revision, hint=hint)

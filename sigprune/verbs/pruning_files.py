@@ -124,7 +124,12 @@ class _Scores:
 
     def __init__(self, source: DenseCheckpoint, shapes: dict[str, Shape], score: str, seed: int) -> None:
         self._source, self._shapes, self._score, self._seed = source, shapes, score, seed
-        wide = score == "random" or "F64" in source.dtypes(shapes)
+        dtypes = source.dtypes(shapes)
+        if "F8_E8M0" in dtypes:
+            raise BadInput(
+                "float8_e8m0fnu has no zero, so that nothing can be removed; exclude these weights"
+            )
+        wide = score == "random" or "F64" in dtypes
         self.dtype = torch.float64 if wide else torch.float32
 
     def of_all(self) -> Iterator[tuple[str, Tensor]]:
@@ -140,7 +145,11 @@ class _Scores:
 
     def of(self, name: str, tensor: Tensor) -> Tensor:
         """Scores of one weight."""
-        return self._random(name) if self._score == "random" else tensor.abs().to(self.dtype)
+        return self._random(name) if self._score == "random" else self._size(tensor)
+
+    def _size(self, tensor: Tensor) -> Tensor:
+        """Magnitudes, found in the wide dtype: float8 would keep the sign of -0.0, int8 that of -128."""
+        return tensor.abs().to(self.dtype) if tensor.is_complex() else tensor.to(self.dtype).abs()
 
     def _random(self, name: str) -> Tensor:
         draws = generator(self._seed, "random by shard", name)

@@ -17,6 +17,7 @@ from sigprune.families.codecs import Codec
 from sigprune.values.manifest import Entry, Manifest
 from sigprune.values.packed import KEY, PACKED, PACKED_INDEX, Index, digest_of, shard_name, to_index_file
 from sigprune.verbs.files import DENSE, DENSE_INDEX, MOST, ShardWriter
+from sigprune.verbs.opening import local
 from sigprune.verbs.packing import pack
 
 _OURS = (PACKED, PACKED_INDEX, "report.json")
@@ -73,8 +74,8 @@ def filling(folder: str | Path, *sources: str | Path | None, force: bool = False
     """
     target = Path(folder).expanduser().resolve()
     for source in sources if force else ():
-        path = Path(source or "").expanduser()
-        if source is not None and path.exists() and path.resolve().is_relative_to(target):
+        path = None if source is None else local(source)
+        if path is not None and path.resolve().is_relative_to(target):
             raise BadInput(f"{folder}: replacing it would delete {source}, which is read; choose another")
     with new_folder(folder, replace=_OURS if force else ()) as staging:
         yield staging

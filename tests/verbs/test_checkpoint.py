@@ -481,3 +481,27 @@ def test_manifest_counts_add_up() -> None:
     manifest = Manifest("torch", "Net", entries, {})
     assert (manifest.kept, manifest.total, manifest.sparsity, manifest.masked) == (2, 6, 1 - 2 / 6, ("a",))
     assert Manifest.parse(manifest.to_json()) == manifest
+
+
+def test_the_name_that_safetensors_keeps_for_itself(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("__metadata__", torch.ones(2))
+    with pytest.raises(BadInput, match="__metadata__: safetensors keeps this name"):
+        save(tmp_path / "x", describe(model), Mask({}))
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_dense_file_has_the_shapes_and_dtypes_of_the_packed_one(tmp_path: Path) -> None:
+    """Equal bytes are not enough."""
+    save(tmp_path / "x", *pruned(nn.Linear(16, 12)))
+    file = tmp_path / "x" / DENSE
+    tensors = load_file(file)
+    for name, changed in (
+        ("weight", tensors["weight"].reshape(16, 12)),
+        ("bias", tensors["bias"].view(torch.int32)),
+    ):
+        save_file(tensors | {name: changed}, file, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=f"{name}: it is not the tensor"):
+            inspect(tmp_path / "x", verify=True)
+    save_file(tensors, file, {"format": "pt"})
+    assert inspect(tmp_path / "x", verify=True)["verified"] == {"packed": 2, "dense": 2}

@@ -116,7 +116,7 @@ def test_the_mask_of_another_checkpoint(made: tuple[nn.Module, Path], tmp_path: 
     name = next(iter(load(folder).mask.keep))
     tensors[name] = torch.ones_like(tensors[name])
     save_file(tensors, tmp_path / "dense" / DENSE, {"format": "pt"})
-    with pytest.raises(MaskViolated, match=name):
+    with pytest.raises(MaskViolated, match=f"{name}: .*; the mask is of another model"):
         convert(tmp_path / "dense", tmp_path / "other", mask=str(folder))
     assert not (tmp_path / "other").exists()
 
@@ -246,8 +246,50 @@ def test_refusals_leave_nothing(made: tuple[nn.Module, Path], tmp_path: Path) ->
     (tmp_path / "damaged" / PACKED).write_bytes(content)
     with pytest.raises(CheckpointError):
         convert(tmp_path / "damaged", tmp_path / "y", to="dense")
+    (tmp_path / "damaged" / PACKED).write_bytes((folder / PACKED).read_bytes())
+    whole = json.loads((folder / "config.json").read_text())
+    odd = (
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"a":' * 3000,
+        *([json.dumps(whole | {"quantization_config": 5}).encode()]),
+    )
+    for text in odd if "model_type" in whole else odd[2:3]:
+        (tmp_path / "damaged" / "config.json").write_bytes(text)
+        with pytest.raises(CheckpointError, match=r"damaged.*config\.json: "):
+            convert(tmp_path / "damaged", tmp_path / "y", to="dense")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged", "empty"]
     assert "bitmask" in codecs.names()
+
+
+def test_a_configuration_is_refused_before_the_work(tmp_path: Path) -> None:
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
+    model.save_pretrained(tmp_path / "x")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "x" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match="stored as gptq"):
+        prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.5, report=lambda *_: pytest.fail("it began"))
+    (tmp_path / "x" / DENSE).write_bytes((tmp_path / "x" / DENSE).read_bytes()[:-4] + b"\xff" * 4)
+    with pytest.raises(BadInput, match="stored as gptq"):
+        convert(tmp_path / "x", tmp_path / "y")
+
+
+@pytest.mark.parametrize("form", ["local-dir:{}", "transformers:{}", "{}"])
+def test_every_form_of_a_folder(made: tuple[nn.Module, Path], tmp_path: Path, form: str) -> None:
+    """What is written is the same, and no path gets into it."""
+    folder = made[1]
+    if "model_type" not in json.loads((folder / "config.json").read_text()):
+        form = form.replace("transformers", "timm")
+    convert(form.format(folder), tmp_path / "dense", to="dense")
+    ref = form.format(tmp_path / "dense")
+    convert(ref, tmp_path / "packed")
+    assert inspect(tmp_path / "packed")["provenance"] == {"source": "dense", "mask_from": "zeros"}
+    prune_files(ref, tmp_path / "pruned", sparsity=0.5)
+    provenance = inspect(tmp_path / "pruned")["provenance"]
+    assert provenance["source"] == "dense"
+    assert str(tmp_path) not in json.dumps(provenance)
 
 
 def test_no_tensor_of_a_dense_checkpoint_is_lost(tmp_path: Path) -> None:
@@ -259,8 +301,8 @@ def test_no_tensor_of_a_dense_checkpoint_is_lost(tmp_path: Path) -> None:
     assert head not in tensors
     file = tmp_path / "x" / DENSE
     save_file(tensors | {head: tensors[table].clone()}, file, {"format": "pt"})
-    convert(tmp_path / "x", tmp_path / "copies")
-    assert_same_bits(load(tmp_path / "copies").model, model)
+    convert(tmp_path / "x", tmp_path / "copies", to="dense")
+    assert_same_bits(type(model).from_pretrained(tmp_path / "copies"), model)
     for added, message in (
         ({head: tensors[table] + 1}, f"{table}.* and {head}.* differ"),
         ({head: tensors[table].double()}, "differ, and are one tensor"),

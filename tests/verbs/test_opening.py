@@ -61,6 +61,8 @@ def test_a_folder_is_a_reference(tmp_path):
         ("a/b/c", "no model reference"),
         ("user/repo@", "no model reference"),
         ("", "no model reference"),
+        ("~nosuchuser/x", "no such folder"),
+        ("x" * 5000, "no model reference"),
     ],
 )
 def test_bad_references(ref, message):

@@ -18,6 +18,7 @@ from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.pruning import apply_, prune
 from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.radix import kth_largest
+from sigprune.verbs.transferring import load_mask
 from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits
 
 SPREAD = {
@@ -111,6 +112,30 @@ def test_random_scope_and_half_precision(dense: tuple[nn.Module, Path], tmp_path
     manifest = read_manifest(tmp_path / "4")
     assert {entry.dtype for entry in manifest.tensors.values()} == {"bfloat16"}
     assert manifest.kept == round(manifest.total / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8], ids=str)
+def test_magnitudes_of_narrow_numbers(
+    dense: tuple[nn.Module, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Their own abs() keeps the sign of -0.0, and of -128."""
+    folder = tmp_path / "x"
+    dense[0].save_pretrained(folder)
+    tensors = {name: t.clone() for name, t in load_file(folder / DENSE).items()}
+    name = next(n for n in tensors if n.endswith("query.weight"))
+    tensors[name] = torch.arange(256, dtype=torch.uint8).reshape(16, 16).clone().view(dtype)
+    if dtype.is_floating_point:
+        tensors[name] = tensors[name].float().nan_to_num(1, 1, 1).to(dtype)
+    save_file(tensors, folder / DENSE, {"format": "pt"})
+    prune_files(folder, tmp_path / "y", sparsity=0.5, include=(name,))
+    keep = load_mask(tmp_path / "y").keep[name]
+    sizes = tensors[name].double().abs()
+    assert int(keep.sum()) == 128
+    assert sizes[keep].min() >= sizes[~keep].max()
+    tensors[name] = torch.full((16, 16), 130, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    save_file(tensors, folder / DENSE, {"format": "pt"})
+    with pytest.raises(BadInput, match="has no zero"):
+        prune_files(folder, tmp_path / "z", sparsity=0.5)
 
 
 def test_timm_in_one_file(tmp_path: Path) -> None:
