@@ -51,6 +51,7 @@ def push(
     done = send(
         folder, repo, private=private, revision=revision, create_pr=create_pr, dense=dense, sparse=sparse
     )
+    plan = done.upload  # beside somebody's dense weights, their card stays
     if as_json:
         told = {"deleted": list(done.deleted), "unchanged": done.unchanged}
         print_json(_facts(plan) | told | {"url": done.url, "commit": done.commit})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.base.folders import new_folder, taking
+from sigprune.effects.hub_joining import joining
 from sigprune.effects.hub_plan import Upload, plan_push, reason_to_leave
 from sigprune.effects.hub_refusals import telling
 from sigprune.families.adapters._hub import fetch, listing
@@ -59,9 +60,9 @@ def push(
 
     A repository or branch that does not exist is made. Weights of an earlier push under names that this one
     does not use are deleted in the same commit, so that nothing stale is loaded; without ``dense`` a
-    repository that holds no packed model keeps its own dense weights. If a push is cut off, nothing has
-    changed; pushed again, files that arrived are not sent again. The card names the repository, unless
-    somebody has edited it.
+    repository that holds no packed model keeps its own dense weights and card. If a push is cut off,
+    nothing has changed; pushed again, files that arrived are not sent again. The card names the repository,
+    unless somebody has edited it.
 
     Args:
         folder: what ``run``, ``prune``, ``save`` or ``convert`` wrote.
@@ -75,7 +76,8 @@ def push(
 
     Raises:
         CheckpointError: the folder holds no packed model, or a damaged one.
-        BadInput: the Hub refuses, or cannot be reached; says what to do.
+        BadInput: the Hub refuses, or cannot be reached; or dense weights that stay there are of another
+            model; says what to do.
 
     Example:
         >>> from sigprune import push
@@ -93,6 +95,8 @@ def push(
         if revision is not None and not create_pr:
             api.create_branch(repo, branch=revision, exist_ok=True)
     parent, there = listing(repo, revision, repo)
+    if not _ours(upload, there):
+        upload = joining(upload, folder, repo, parent, there)
     stale = _stale(upload, there)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, upload.made[name].encode() if name in upload.made else folder / name)
@@ -178,8 +182,12 @@ def pull(
 def _stale(upload: Upload, there: Iterable[str]) -> tuple[str, ...]:
     """Weights of an earlier push; dense ones beside no packed model are somebody else's."""
     weights = {name for name in there if is_packed_file(name) or is_dense_file(name)}
-    ours = any(is_dense_file(name) for name in upload.files) or any(map(is_packed_file, weights))
-    return tuple(sorted(weights - upload.files.keys())) if ours else ()
+    return tuple(sorted(weights - upload.files.keys())) if _ours(upload, there) else ()
+
+
+def _ours(upload: Upload, there: Iterable[str]) -> bool:
+    """Whether dense weights there, if any, are replaced or were pushed by us."""
+    return any(map(is_dense_file, upload.files)) or any(map(is_packed_file, there))
 
 
 def _inside(folder: Path, name: str, place: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sigprune.base.canonical import read_text
 from sigprune.base.errors import BadInput
 from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
@@ -13,6 +14,7 @@ from sigprune.families.adapters._hub import check_name
 from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
 from sigprune.verbs.beside import with_plug_in
 from sigprune.verbs.files import DENSE, dense_file
+from sigprune.verbs.inspecting import checked_files
 from sigprune.verbs.locating import CONFIG, local_folder
 
 CARD, REPORT = "README.md", "report.json"
@@ -67,17 +69,20 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, spars
     sends = there and dense is not False
     files: dict[str, int] = {}
     left_out = {} if there or dense is False else {DENSE: f"not in the folder; {makes}"}
+    weights = checked_files(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             name = path.relative_to(folder).as_posix()
             reason = reason_to_leave(name, dense=sends, sparse=sparse)
+            if reason is None and ".safetensors" in name and name not in weights:
+                reason = "weights that are no part of this model"
             if reason is None:
                 files[name] = path.stat().st_size
             else:
                 left_out[name] = reason
     made = {CARD: _card(folder, repo, dense=sends, sparse=sparse)}
     if not sparse and manifest.library == "transformers":
-        made[CONFIG] = with_plug_in((folder / CONFIG).read_text(encoding="utf-8"), packed=False)
+        made[CONFIG] = with_plug_in(read_text(folder / CONFIG), packed=False)
     files |= {name: len(text.encode()) for name, text in made.items()}
     return Upload(dict(sorted(files.items())), left_out, made)
 
@@ -99,7 +104,7 @@ def reason_to_leave(name: str, *, dense: bool, sparse: bool) -> str | None:
 def _card(folder: Path, repo: str, *, dense: bool, sparse: bool) -> str:
     """The folder's own card if somebody wrote or edited it, else a fresh one that names the repository."""
     path = folder / CARD
-    own = path.read_text(encoding="utf-8") if path.is_file() else None
+    own = read_text(path) if path.is_file() else None
     report = Report.read(folder) if (folder / REPORT).is_file() else None
     if own is not None and (report is None or own != card(report)):
         return own

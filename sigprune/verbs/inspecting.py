@@ -10,9 +10,9 @@ from sigprune.base.errors import CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.families.adapters._hub import fetch, file_metadata, listing
 from sigprune.values.manifest import Entry, Manifest
-from sigprune.values.packed import PACKED_INDEX, manifests_from, read_manifest, read_manifests
+from sigprune.values.packed import PACKED, PACKED_INDEX, manifests_from, read_manifest, read_manifests
 from sigprune.verbs.checkpoint import unpacked
-from sigprune.verbs.files import dense_file, dense_tensors
+from sigprune.verbs.files import dense_file, dense_parts, dense_tensors
 from sigprune.verbs.locating import asked, local_folder, packed_folder, repository
 from sigprune.verbs.opening import local
 from sigprune.verbs.packing import fingerprint
@@ -90,6 +90,17 @@ def check(folder: Path) -> dict[str, int]:
         for name in expected:
             raise CheckpointError(f"{name}: missing from the file; the packed file holds it")
     return done | {"dense": sum(len(shard.tensors) for shard in shards.values())}
+
+
+def checked_files(folder: Path) -> frozenset[str]:
+    """Names of the files that :func:`check` reads: the folder's weights.
+
+    Raises:
+        CheckpointError: there is no packed model, or an index is damaged.
+    """
+    packed, dense = read_manifests(folder).keys(), dense_file(folder)
+    found = {*packed} if PACKED in packed else {PACKED_INDEX, *packed}
+    return frozenset(found if dense is None else {*found, dense.name, *(p.name for p in dense_parts(dense))})
 
 
 def _is(entry: Entry, tensor: Tensor) -> bool:

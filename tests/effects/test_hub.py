@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.effects.hub_plan import plan_push
 from sigprune.values.packed import PACKED, PACKED_INDEX
 from sigprune.verbs.checkpoint import save
@@ -164,6 +165,88 @@ says(fails(lambda: push(folder / "nothing", repo)))
     assert gone == [PACKED]
     assert f"it is dense ({DENSE})" in told
     assert "no such folder" in missing
+
+
+def test_what_dense_weights_of_somebody_else_need_stays(hub: Hub, folder: Path) -> None:
+    """Their configuration is not replaced by that of another model, nor their card by ours."""
+    code = """
+from huggingface_hub import HfApi
+api = HfApi()
+def put(name, text):
+    api.upload_file(repo_id=repo, path_in_repo=name, path_or_fileobj=text.encode())
+def there(name):
+    return Path(api.hf_hub_download(repo, name)).read_text()
+api.create_repo(repo)
+put("model.safetensors", "theirs"); put("README.md", "their card")
+put("config.json", '{"model_type": "gpt2"}')
+says(fails(lambda: push(folder, repo, dense=False)), there("config.json"))
+put("config.json", "{"); says(fails(lambda: push(folder, repo, dense=False)))
+own = json.loads((folder / "config.json").read_text())
+put("config.json", json.dumps(own | {"transformers_version": "4.0"}))
+done = push(folder, repo, dense=False)
+says("README.md" in done.upload.files, done.upload.left_out["README.md"], there("README.md"), done.deleted)
+says(load(repo).manifest.sparsity > 0)
+repo = "someone/ours"
+push(folder, repo, sparse=False)
+push(folder, repo, dense=False)
+says(sorted(inspect(repo)["files"]), "load(" in there("README.md"))
+"""
+    (told, config), (damaged,), (sent, why, card, deleted), (loads,), (files, fresh) = run(hub, code, folder)
+    assert "BadInput: someone/net: its config.json says " in told
+    assert json.loads(config) == {"model_type": "gpt2"}
+    assert "CheckpointError: someone/net: config.json: expected JSON" in damaged
+    assert (sent, why, card, deleted) == (False, "the repository has its own", "their card", [])
+    assert loads
+    assert fresh
+    assert {DENSE, PACKED} <= set(files)
+
+
+def test_strays_stay_where_they_are(folder: Path, bert: Path, tmp_path: Path) -> None:
+    """Of weights only those are sent that are checked: the ones that manifests and the index name."""
+    for source in (folder, bert):
+        place = tmp_path / source.name
+        shutil.copytree(source, place)
+        expected = set(plan_push(place, "a/b").files)
+        assert expected >= {p.name for p in source.iterdir() if ".safetensors" in p.name}
+        (place / "sub").mkdir()
+        strays = {"model-00001-of-00077.safetensors", "model.sparse-00001-of-00077.safetensors"}
+        strays |= {"ck.safetensors", "sub/model.safetensors", "other.safetensors.index.json"}
+        strays |= {PACKED_INDEX, DENSE_INDEX} if source is folder else set()
+        for name in strays:
+            (place / name).write_bytes(b"junk")
+        for dense in (True, False):
+            plan = plan_push(place, "a/b", dense=dense)
+            assert strays.isdisjoint(plan.files)
+            assert strays <= plan.left_out.keys()
+            assert not dense or set(plan.files) == expected
+        assert plan_push(place, "a/b").left_out["ck.safetensors"] == "weights that are no part of this model"
+
+
+def test_odd_texts_are_refused_in_one_line(bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(bert, tmp_path / "x")
+    (tmp_path / "x" / "README.md").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"README\.md: expected a text in UTF-8"):
+        plan_push(tmp_path / "x", "a/b")
+    (tmp_path / "x" / "README.md").unlink()
+    (tmp_path / "x" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+        plan_push(tmp_path / "x", "a/b", sparse=False)
+
+
+def test_repositories_are_converted_and_inspected_at_any_revision(
+    hub: Hub, bert: Path, tmp_path: Path
+) -> None:
+    code = f"""
+from sigprune import convert
+push(folder, repo)
+says(*(inspect(ref, verify=True)["verified"]["packed"] for ref in (repo, f"{{repo}}@main")))
+convert(f"{{repo}}@main", {str(tmp_path / "dense")!r}, to="dense")
+says(fails(lambda: convert(repo, {str(tmp_path / "y")!r}, mask=str(folder))))
+"""
+    counts, (told,) = run(hub, code, bert)
+    assert len(set(counts)) == 1
+    assert (tmp_path / "dense" / DENSE).is_file()
+    assert "it is packed and has a mask of its own" in told
 
 
 def test_revisions_and_pull_requests(hub: Hub, folder: Path) -> None:
