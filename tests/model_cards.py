@@ -20,8 +20,6 @@ from sigprune.experiment import run
 ROOT = Path(__file__).parents[1]
 CARDS, REPORTS = ROOT / "model_cards", ROOT / "tests" / "fixtures" / "reports"
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-WITHOUT = ("fashion_vit_transformers",)
-"""Recipes whose cards are not there: thirty epochs of 60,000 images were not done in half an hour."""
 
 
 def shown(report: Report, name: str) -> str:

@@ -26,7 +26,7 @@ def signed(plain: Mapping[str, Plain]) -> str:
 def _dump(plain: Mapping[str, Plain]) -> str:
     try:
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"expected plain, finite JSON values, got {error}") from error
 
 

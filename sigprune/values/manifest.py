@@ -123,7 +123,8 @@ class Manifest:
         """The manifest of a model whose tensors are spread over files.
 
         Raises:
-            CheckpointError: two files hold the same tensor, or are of different models.
+            CheckpointError: two files hold the same tensor, or are of different models; a tied copy is of no
+                stored tensor, or stored itself.
         """
         first = shards[0]
         tensors: dict[str, Entry] = {}
@@ -139,6 +140,9 @@ class Manifest:
                 raise CheckpointError(f"{name}: two of the files hold it")
             tensors |= shard.tensors
             tied |= shard.tied
+        for alias, name in tied.items():
+            if alias in tensors or name not in tensors:
+                raise CheckpointError(f"{alias}: expected a copy of a stored tensor, got one of {name!r}")
         return cls(first.library, first.architecture, tensors, tied, first.provenance)
 
     @property

@@ -184,7 +184,10 @@ def manifests_from(
             raise not_packed(place, files())
     with in_checkpoint(place):
         if single is not None:
-            return {PACKED: _manifest(PACKED, single)}
+            manifest = _manifest(PACKED, single)
+            with in_checkpoint(PACKED):
+                Manifest.union([manifest])
+            return {PACKED: manifest}
         index = read_index(text or "")
         manifests = {name: _manifest(name, metadata(name)) for name in index.shards}
         _fit(index, manifests)

@@ -151,6 +151,8 @@ def load(
     slots = model.state_dict(keep_vars=True)
     with in_checkpoint(str(folder / (PACKED if PACKED in shards else PACKED_INDEX))):
         _expect_fit(model, slots, manifest, any_dtype=into is None)
+    if into is None:
+        _untie_(model, slots, manifest)
     keep: Tensors = {}
     waiting: Tensors = {}
     for name, tensor, own in unpacked(folder, shards, verify=verify):
@@ -245,6 +247,20 @@ def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     return model
 
 
+def _untie_(model: nn.Module, slots: dict[str, Tensor], manifest: Manifest) -> None:
+    """Give tensors that were stored apart memory of their own, though the configuration ties them."""
+    seen: set[int] = set()
+    for name in [name for name in slots if name in manifest.tensors]:
+        if id(slots[name]) in seen:
+            path, _, own = name.rpartition(".")
+            fresh = torch.empty_like(slots[name])
+            if isinstance(slots[name], nn.Parameter):
+                fresh = nn.Parameter(fresh, requires_grad=slots[name].requires_grad)
+            setattr(model.get_submodule(path), own, fresh)
+            slots[name] = fresh
+        seen.add(id(slots[name]))
+
+
 def _expect_fit(
     model: nn.Module, slots: Mapping[str, Tensor], manifest: Manifest, *, any_dtype: bool
 ) -> None:
@@ -261,6 +277,9 @@ def _expect_fit(
                 f"{name}: the model expects {slot.dtype} {tuple(slot.shape)}, "
                 f"the file holds {entry.dtype} {entry.shape}"
             )
+    for alias, name in manifest.tied.items():
+        if slots[alias].shape != slots[name].shape:
+            raise CheckpointError(f"{alias}: the model does not tie it to {name}, which has another shape")
     if not any_dtype and stored(model)[1] != manifest.tied:
         raise CheckpointError(
             f"the given model does not tie the tensors that were tied: {dict(manifest.tied)}"

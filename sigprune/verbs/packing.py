@@ -135,7 +135,10 @@ def _decoded(name: str, entry: Entry, masked: Masked, file: Parts) -> tuple[Tens
             )
         parts[suffix] = part.reshape(-1)
         _expect_digest(f"the bytes of part {suffix!r}", parts[suffix], digest)
-    return codec.decode(parts, entry.shape, entry.torch_dtype, masked.kept)
+    try:
+        return codec.decode(parts, entry.shape, entry.torch_dtype, masked.kept)
+    except MemoryError as error:
+        raise CheckpointError(f"no memory for what the file says that it holds: {error}") from error
 
 
 def _codec(name: str) -> tuple[Codec, frozenset[str]]:

@@ -197,6 +197,58 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
         load(tmp_path / "x", into=Tied(tie=False))
 
 
+def test_a_tie_of_tensors_of_two_shapes_is_refused(tmp_path: Path) -> None:
+    view, mask = pruned(Tied())
+    save(tmp_path / "x", view, mask)
+
+    def retie(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        del tensors["norm.bias"]
+        own = json.loads(metadata["sigprune"])
+        del own["tensors"]["norm.bias"]
+        relabel(metadata, tensors=own["tensors"], tied=own["tied"] | {"norm.bias": "first.weight"})
+
+    rewrite(tmp_path / "x", retie)
+    with pytest.raises(CheckpointError, match=r"norm\.bias: .* first\.weight, which has another shape"):
+        load(tmp_path / "x", into=Tied())
+
+
+LLAMA = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 50,
+    "task": "causal-lm",
+}
+
+
+def test_frequencies_stay_float32_in_a_bfloat16_model(tmp_path: Path) -> None:
+    """What transformers opens, not what ``model.to`` makes of its buffers."""
+    open_model("transformers:llama", args=LLAMA).to(torch.bfloat16).save_pretrained(tmp_path / "dense")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense").eval()
+    view, mask = pruned(model)
+    save(tmp_path / "x", view, mask)
+    loaded = load(tmp_path / "x").model
+    assert loaded.dtype is torch.bfloat16
+    assert torch.equal(loaded.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
+    assert loaded.model.rotary_emb.inv_freq.dtype is torch.float32
+    ids = torch.arange(50)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_what_was_saved_apart_stays_apart_though_the_configuration_ties_it(tmp_path: Path) -> None:
+    model = open_model("transformers:llama", args=LLAMA | {"tie_word_embeddings": True}).eval()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    model.lm_head.weight = nn.Parameter(torch.randn(50, 32))
+    view, mask = pruned(model)
+    save(tmp_path / "x", view, mask)
+    loaded = load(tmp_path / "x", verify=True).model
+    assert_same_bits(loaded, model)
+    assert loaded.lm_head.weight is not loaded.model.embed_tokens.weight
+
+
 def test_equal_models_give_equal_bytes_and_the_returned_facts_are_true(tmp_path: Path) -> None:
     view, mask = pruned(Tied())
     facts = [save(tmp_path / str(i), view, mask, extra={"b": [1, None], "a": 0.5}) for i in range(4)]
@@ -362,6 +414,8 @@ LIES = {
     "unknown codec 'zip'": lambda _, m: entry(m, "weight", codec="zip"),
     "missing or unknown field 'colour'": lambda _, m: relabel(m, colour="red"),
     "codec: expected str": lambda _, m: entry(m, "weight", codec=3),
+    "bias: expected a copy of a stored tensor": lambda _, m: relabel(m, tied={"bias": "weight"}),
+    "other: expected a copy of a stored tensor": lambda _, m: relabel(m, tied={"other": "nothing"}),
     "expected JSON": lambda _, m: m.update(sigprune="{"),
     "expected a JSON object": lambda _, m: m.update(sigprune="[]"),
     "expected one metadata entry": lambda _, m: m.update(other="1"),

@@ -16,7 +16,9 @@ from sigprune.families.codecs import codecs
 from sigprune.values.packed import PACKED, PACKED_INDEX
 from sigprune.verbs.checkpoint import load, save
 from sigprune.verbs.native import install
-from sigprune.verbs.opening import open_model
+from sigprune.verbs.opening import describe, open_model
+from sigprune.verbs.pruning import apply_, prune
+from tests.shrinking import shrunk
 from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits, pruned, rewrite
 
 MODELS = [ref for ref in LIBRARIES if ref.startswith("transformers:")]
@@ -43,6 +45,20 @@ def test_both_files_give_the_model(made: tuple[nn.Module, Path], variant: str | 
     assert all(p.requires_grad for p in loaded.parameters())
     loaded.half().float().save_pretrained(tmp_path / "again")  # refused for models that stay quantized
     assert_same_bits(type(model).from_pretrained(tmp_path / "again"), loaded)
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own deprecations
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "deepseek_v3", "nemotron_h"])
+def test_experts_beside_layers_of_the_same_last_name(model_type: str, tmp_path: Path) -> None:
+    """Stacked experts are named down_proj, plain layers down_proj.weight."""
+    model = shrunk(model_type).eval()
+    view = describe(model, example={"unused": torch.zeros(1)})
+    mask = prune(view, sparsity=0.75, score="magnitude")
+    apply_(view, mask)
+    save(tmp_path / "x", view, mask)
+    loaded, told = type(model).from_pretrained(tmp_path / "x", variant="sparse", output_loading_info=True)
+    assert not any(told.values()), told
+    assert_same_bits(loaded, model)
 
 
 @pytest.mark.parametrize("codec", codecs.names())

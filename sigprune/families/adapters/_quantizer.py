@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import ConversionOps, WeightConverter
 
-_END = r"(?!\w)"
+_END = r"(?![\w.])"
 """Ends a pattern at the end of a name; transformers drops it where a pattern becomes a name again."""
 
 

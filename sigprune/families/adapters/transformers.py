@@ -192,8 +192,8 @@ def _fresh(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedM
     stored = vars(config).get("quantization_config")
     if isinstance(stored, dict) and stored.get("quant_method") == KEY:
         del config.quantization_config  # it says how files are stored, not what the model is
-    model = kind(config)
-    return model if config.dtype is None else model.to(config.dtype)
+    # in the dtype of the configuration; buffers that are float32 whatever it is, as frequencies are, stay so
+    return cast("PreTrainedModel", kind._from_config(config))
 
 
 def _heads(model: PreTrainedModel) -> tuple[str, ...]:
