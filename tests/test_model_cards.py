@@ -41,7 +41,7 @@ def test_the_front_matter_is_what_the_hub_expects(name: str) -> None:
 
 
 def test_nothing_else_lies_there() -> None:
-    assert sorted(path.stem for path in CARDS.glob("*.md")) == MADE
+    assert sorted(path.stem for path in CARDS.glob("*.md")) == RECIPES
     used = {
         figure
         for path in CARDS.glob("*.md")

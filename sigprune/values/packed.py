@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,6 +191,8 @@ def manifests_from(
         index = read_index(text or "")
         manifests = {name: _manifest(name, metadata(name)) for name in index.shards}
         _fit(index, manifests)
+        if load_object(text or "").get("weight_map") != weight_map(manifests):
+            raise CheckpointError(f"{PACKED_INDEX}: its weight_map does not name the parts where they are")
     return manifests
 
 
@@ -198,12 +200,47 @@ def manifest_in_file(path: Path) -> Manifest | None:
     """The manifest that a safetensors file carries; None if it carries none.
 
     Raises:
-        CheckpointError: the file is missing or damaged; names it.
+        CheckpointError: the file is missing or damaged, or holds other parts than its manifest names.
     """
-    metadata = _metadata(path)
-    if metadata is None:
+    header = _read_header(path)
+    if header is None:
         raise CheckpointError(f"{path}: no such file")
-    return _manifest(str(path), metadata) if KEY in metadata else None
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or KEY not in metadata:
+        return None
+    manifest = _manifest(str(path), metadata)
+    for name in sorted(header.keys() ^ weight_map({path.name: manifest}).keys()):
+        missing = "not in the manifest" if name in header else "missing from the file"
+        raise CheckpointError(f"{path}: {name}: {missing}")
+    return manifest
+
+
+def manifests_in_files(paths: Sequence[Path]) -> list[Manifest]:
+    """The manifests of those among a model's files that are packed; several must be those of their index.
+
+    Raises:
+        CheckpointError: as for :func:`manifest_in_file`, or a file is of another model.
+    """
+    found = {path: manifest_in_file(path) for path in paths}
+    packed = {path: manifest for path, manifest in found.items() if manifest is not None}
+    for folder in {path.parent for path in packed if path.name != PACKED}:
+        with in_checkpoint(str(folder)):
+            index = read_index(_text(folder / PACKED_INDEX) or "")
+            own = {path.name: manifest for path, manifest in packed.items() if path.parent == folder}
+            if own.keys() != index.shards.keys():
+                raise CheckpointError(f"the index names {sorted(index.shards)}, got {sorted(own)}")
+            _fit(index, own)
+    return list(packed.values())
+
+
+def weight_map(manifests: Mapping[str, Manifest]) -> dict[str, Plain]:
+    """Name of each stored part -> the file that holds it."""
+    return {
+        name + suffix: file
+        for file, manifest in manifests.items()
+        for name, entry in manifest.tensors.items()
+        for suffix in (("",) if entry.masked is None else entry.masked.parts)
+    }
 
 
 def _manifest(name: str, metadata: Mapping[str, Plain] | None) -> Manifest:
@@ -214,13 +251,20 @@ def _manifest(name: str, metadata: Mapping[str, Plain] | None) -> Manifest:
 
 
 def _metadata(path: Path) -> dict[str, Plain] | None:
+    header = _read_header(path)
+    if header is None:
+        return None
+    with in_checkpoint(str(path)):
+        return get(header, "__metadata__", dict) if "__metadata__" in header else {}
+
+
+def _read_header(path: Path) -> dict[str, Plain] | None:
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file:
             length = file.read(8)
-            header = _header(length + file.read(min(int.from_bytes(length, "little"), _LONGEST)))
-        return get(header, "__metadata__", dict) if "__metadata__" in header else {}
+            return _header(length + file.read(min(int.from_bytes(length, "little"), _LONGEST)))
     except (OSError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +15,9 @@ import torch
 import transformers
 from torch import nn
 
+from sigprune.base.errors import CheckpointError
 from sigprune.families.codecs import codecs
-from sigprune.values.packed import PACKED, PACKED_INDEX
+from sigprune.values.packed import PACKED, PACKED_INDEX, shard_name
 from sigprune.verbs.checkpoint import load, save
 from sigprune.verbs.native import install
 from sigprune.verbs.opening import describe, open_model
@@ -71,6 +75,45 @@ def test_every_codec_is_decoded(codec: str, tmp_path: Path) -> None:
     save(tmp_path / "x", view, mask, codec=codec)
     assert_same_bits(type(model).from_pretrained(tmp_path / "x", variant="sparse"), model)
     assert load(tmp_path / "x", verify=True).mask == mask
+
+
+def test_missing_parts_are_an_error_and_no_random_weights(
+    made: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
+    model, folder = made
+    shutil.copytree(folder, tmp_path / "x")
+    name = load(folder).manifest.masked[0]
+
+    def lose(tensors: dict[str, torch.Tensor], _metadata: dict[str, str]) -> None:
+        for part in [part for part in tensors if part.startswith(name)]:
+            del tensors[part]
+
+    rewrite(tmp_path / "x", lose)
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)}.*: missing from the file"):
+        type(model).from_pretrained(tmp_path / "x", variant="sparse")
+
+
+def test_files_of_another_save_and_a_lying_index_are_refused(tmp_path: Path) -> None:
+    model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"]).eval()
+    view, mask = pruned(model, 0.5)
+    save(tmp_path / "x", view, mask, most=4000)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.neg_()
+    save(tmp_path / "y", view, mask, most=4000)
+    text = (tmp_path / "x" / PACKED_INDEX).read_text()
+    index = json.loads(text)
+    part, file = next(iter(index["weight_map"].items()))
+    index["weight_map"][part] = shard_name(2, 99) if file != shard_name(2, 99) else shard_name(1, 99)
+    (tmp_path / "x" / PACKED_INDEX).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="weight_map does not name"):
+        load(tmp_path / "x")
+    (tmp_path / "x" / PACKED_INDEX).write_text(text)
+    names = sorted(path.name for path in (tmp_path / "x").glob("model.sparse-*"))
+    other = next(n for n in names if (tmp_path / "x" / n).read_bytes() != (tmp_path / "y" / n).read_bytes())
+    shutil.copyfile(tmp_path / "y" / other, tmp_path / "x" / other)
+    with pytest.raises(CheckpointError, match="the index expects the manifest"):
+        type(model).from_pretrained(tmp_path / "x", variant="sparse")
 
 
 def test_several_files(made: tuple[nn.Module, Path], tmp_path: Path) -> None:

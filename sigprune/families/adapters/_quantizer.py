@@ -26,7 +26,7 @@ from sigprune.base.errors import CheckpointError
 from sigprune.base.family import Plain
 from sigprune.base.tensors import Tensors
 from sigprune.values.manifest import SCHEMA, Entry
-from sigprune.values.packed import KEY, manifest_in_file
+from sigprune.values.packed import KEY, manifests_in_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,8 @@ def register(unpack: Unpack) -> None:
         def _process_model_before_weight_loading(
             self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: object
         ) -> PreTrainedModel:
-            manifests = [manifest_in_file(Path(file)) for file in checkpoint_files or ()]
-            self.entries = {name: e for m in manifests if m is not None for name, e in m.tensors.items()}
+            manifests = manifests_in_files([Path(file) for file in checkpoint_files or ()])
+            self.entries = {name: e for manifest in manifests for name, e in manifest.tensors.items()}
             return model
 
         def get_weight_conversions(self) -> list[WeightConverter]:

@@ -33,7 +33,7 @@ def decode(part: Bytes, kept: int) -> Bytes:
     digits = _digits(size)
     length = -(-kept // digits)
     table, packed, others = np.split(content[1:], [size, size + length])
-    if size > _MOST or len(table) < size or len(packed) < length:
+    if size > _MOST or len(np.unique(table)) < size or len(packed) < length:
         raise CheckpointError(f"a table of {size} values, {len(content)} bytes in all; the file is damaged")
     if not size:
         return _with_rare(packed, np.empty(0, np.int64), others)
