@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sigprune.base.canonical import get, load_object
+from sigprune.base.canonical import get, load_object, read_text
 from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.base.folders import bytes_in, taking
@@ -118,13 +118,13 @@ def dense_parts(path: Path) -> list[Path]:
     if path.suffix != ".json":
         return [path]
     with in_checkpoint(str(path)):
-        parts = set(get(load_object(path.read_text(encoding="utf-8")), "weight_map", dict).values())
-        for name in parts:
+        named = list(get(load_object(read_text(path)), "weight_map", dict).values())
+        for name in named:
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise CheckpointError(f"expected names of safetensors files beside it, got {name!r}")
             if not (path.parent / name).is_file():
                 raise CheckpointError(f"it names {name}, which is not there")
-    return [path.parent / str(name) for name in sorted(parts, key=str)]
+    return [path.parent / name for name in sorted(set(map(str, named)))]
 
 
 def dense_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sigprune.base.canonical import read_text
 from sigprune.base.errors import CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.families.adapters._hub import fetch, file_metadata, listing
@@ -116,7 +117,7 @@ def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[
 
     def index_text() -> str | None:
         path = fetch(name, PACKED_INDEX, commit, name) if PACKED_INDEX in files else None
-        return None if path is None else path.read_text(encoding="utf-8")
+        return None if path is None else read_text(path)
 
     shards = manifests_from(
         lambda file: dict(file_metadata(name, file, commit, name)) if file in files else None,

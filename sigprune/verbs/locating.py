@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from sigprune.base.canonical import read_text
 from sigprune.base.errors import BadInput, CheckpointError, nearest
 from sigprune.families.adapters._hub import fetch, listing
 from sigprune.values.packed import PACKED, PACKED_INDEX, not_packed, read_index
@@ -34,7 +35,7 @@ def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool 
         folder = _fetched(reference, PACKED_INDEX, reference.revision)
         if folder is None:
             raise not_packed(place, _files(reference))
-        index = read_index((folder / PACKED_INDEX).read_text(encoding="utf-8"))
+        index = read_index(read_text(folder / PACKED_INDEX))
         for name in index.shards:
             if _fetched(reference, name, folder.name) is None:
                 raise CheckpointError(f"{place}: {PACKED_INDEX} names {name}, which the repository lacks")

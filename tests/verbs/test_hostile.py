@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import resource
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from sigprune.values.bits import as_integers
 from sigprune.values.mask import Mask
 from sigprune.values.packed import PACKED, PACKED_INDEX
 from sigprune.verbs.checkpoint import load, save
-from sigprune.verbs.files import DENSE
+from sigprune.verbs.files import DENSE, DENSE_INDEX
 from sigprune.verbs.inspecting import check, inspect
 from sigprune.verbs.opening import describe
 from sigprune.verbs.pruning import apply_, prune
@@ -253,3 +254,13 @@ def test_a_dense_index_leads_nowhere_else(tmp_path: Path, name: object) -> None:
     (tmp_path / "x" / f"{DENSE}.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="safetensors files beside it"):
         check(tmp_path / "x")
+
+
+@pytest.mark.parametrize("text", [b'{"weight_map": {"a": ["x"]}}', b"\xff\xfe", b'{"weight_map": 3}'])
+def test_odd_dense_indices_are_named(saved: tuple[Path, Net], tmp_path: Path, text: bytes) -> None:
+    folder = tmp_path / "x"
+    shutil.copytree(saved[0], folder)
+    (folder / DENSE).unlink()
+    (folder / DENSE_INDEX).write_bytes(text)
+    with pytest.raises(CheckpointError, match=DENSE_INDEX):
+        check(folder)
