@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -163,6 +164,23 @@ class Manifest:
     def masked(self) -> tuple[str, ...]:
         """Names of the tensors that have a mask."""
         return tuple(name for name, entry in self.tensors.items() if entry.masked is not None)
+
+    def parts(self) -> frozenset[str]:
+        """The names that its tensors have in the file: of masked ones one for each part.
+
+        Raises:
+            CheckpointError: two would have one name.
+        """
+        names = [
+            name + suffix
+            for name, entry in self.tensors.items()
+            for suffix in (("",) if entry.masked is None else entry.masked.parts)
+        ]
+        found = frozenset(names)
+        if len(found) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise CheckpointError(f"{twice}: two tensors would have this name in the packed file")
+        return found
 
     @property
     def kept(self) -> int:

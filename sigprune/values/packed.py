@@ -209,7 +209,7 @@ def manifest_in_file(path: Path) -> Manifest | None:
     if not isinstance(metadata, dict) or KEY not in metadata:
         return None
     manifest = _manifest(str(path), metadata)
-    for name in sorted(header.keys() ^ weight_map({path.name: manifest}).keys()):
+    for name in sorted(header.keys() ^ manifest.parts()):
         missing = "not in the manifest" if name in header else "missing from the file"
         raise CheckpointError(f"{path}: {name}: {missing}")
     return manifest
@@ -235,12 +235,7 @@ def manifests_in_files(paths: Sequence[Path]) -> list[Manifest]:
 
 def weight_map(manifests: Mapping[str, Manifest]) -> dict[str, Plain]:
     """Name of each stored part -> the file that holds it."""
-    return {
-        name + suffix: file
-        for file, manifest in manifests.items()
-        for name, entry in manifest.tensors.items()
-        for suffix in (("",) if entry.masked is None else entry.masked.parts)
-    }
+    return {part: file for file, manifest in manifests.items() for part in manifest.parts()}
 
 
 def _manifest(name: str, metadata: Mapping[str, Plain] | None) -> Manifest:

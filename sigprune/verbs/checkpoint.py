@@ -22,7 +22,7 @@ from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.files import MOST, file_facts, reading
 from sigprune.verbs.locating import CONFIG, packed_folder
-from sigprune.verbs.packing import names_in_file, storable, unpack
+from sigprune.verbs.packing import storable, unpack
 from sigprune.verbs.writing import DenseWriter, PackedWriter
 
 
@@ -188,8 +188,8 @@ def unpacked(
     """
     for file_name, manifest in shards.items():
         with reading(folder / file_name) as file:
-            expected = names_in_file(manifest.tensors)
-            for name in sorted(expected.keys() ^ set(file.offset_keys())):
+            expected = manifest.parts()
+            for name in sorted(expected ^ set(file.offset_keys())):
                 missing = "missing from the file" if name in expected else "not in the manifest"
                 raise CheckpointError(f"{name}: {missing}")
             for name, entry in manifest.tensors.items():

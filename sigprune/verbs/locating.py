@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -96,13 +97,10 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
 
 def _absent(ref: str | Path) -> str:
     """That there is no such folder, and which one beside it may be meant."""
-    path, beside = Path(ref), list[str]()
-    try:
-        path = path.expanduser()
-        beside = [other.name for other in path.parent.iterdir() if other.is_dir()]
-    except (OSError, RuntimeError):  # it cannot be a path, or lies where nothing can be listed
-        pass
-    near = "".join(f" (did you mean {path.parent / name}?)" for name in nearest(path.name, beside, count=1))
+    parent, name = local(Path(ref).parent), Path(ref).name
+    readable = parent is not None and parent.is_dir() and os.access(parent, os.R_OK)
+    beside = [other.name for other in parent.iterdir() if other.is_dir()] if parent and readable else []
+    near = "".join(f" (did you mean {Path(ref).parent / one}?)" for one in nearest(name, beside, count=1))
     return f"{ref}: no such folder{near}"
 
 

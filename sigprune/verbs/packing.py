@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -96,21 +95,6 @@ def unpack(name: str, entry: Entry, file: Parts, *, verify: bool = False) -> tup
                 if fingerprint_of_bits(keep) != entry.masked.bits:
                     raise CheckpointError("its mask does not have the digest in the manifest")
     return dense, keep
-
-
-def names_in_file(tensors: Mapping[str, Entry]) -> dict[str, tuple[str, str]]:
-    """Name of each stored part -> its tensor and suffix.
-
-    Raises:
-        CheckpointError: two parts would have one name.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for name, entry in tensors.items():
-        for suffix in ("",) if entry.masked is None else entry.masked.parts:
-            if name + suffix in found:
-                raise CheckpointError(f"{name + suffix}: two tensors would have this name in the packed file")
-            found[name + suffix] = (name, suffix)
-    return found
 
 
 def fingerprint(tensor: Tensor) -> str:

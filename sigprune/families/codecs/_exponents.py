@@ -10,7 +10,8 @@ from sigprune.families.codecs._shared import Bytes, Integers
 
 _TABLES = (15, 5, 0)
 """How many frequent values are tried: two digits to a byte, three, and bytes as they are."""
-_MOST = 15
+_MOST = max(_TABLES)
+"""Values of a table: with one symbol more, for all others, two digits fill a byte."""
 
 
 def encode(values: Bytes) -> Bytes:
