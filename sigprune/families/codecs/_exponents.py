@@ -6,7 +6,7 @@ import numpy as np
 
 from sigprune.base.errors import CheckpointError
 from sigprune.families.codecs._frames import contents, frame
-from sigprune.families.codecs._shared import Bytes, Integers
+from sigprune.families.codecs._shared import Bytes, Integers, ones_of
 
 _TABLES = (15, 5, 0)
 """How many frequent values are tried: two digits to a byte, three, and bytes as they are."""
@@ -33,19 +33,17 @@ def decode(part: Bytes, kept: int) -> Bytes:
     size = int(content[0])
     digits = _digits(size)
     length = -(-kept // digits)
-    table, packed, others = np.split(content[1:], [size, size + length])
-    if size > _MOST or len(np.unique(table)) < size or len(packed) < length:
+    table, packed, others = content[1 : 1 + size], content[1 + size :][:length], content[1 + size + length :]
+    if size > _MOST or len(set(table.tolist())) < size or len(packed) < length:
         raise CheckpointError(f"a table of {size} values, {len(content)} bytes in all; the file is damaged")
     if not size:
         return _with_rare(packed, np.empty(0, np.int64), others)
     places = np.arange((size + 1) ** digits)[:, None] // (size + 1) ** np.arange(digits) % (size + 1)
     if length and packed.max() >= len(places):
         raise CheckpointError(f"digits beyond a table of {size} values; the file is damaged")
-    found = np.append(table, np.uint8(0))[places].take(packed, axis=0).reshape(-1)[:kept]
-    with_rare = np.flatnonzero((places == size).any(1).take(packed))
-    row, column = np.nonzero(places[packed[with_rare]] == size)
-    rare = with_rare[row] * digits + column
-    return _with_rare(found, rare[rare < kept], others)
+    of_codes = np.append(table, np.uint8(0))[places], (places == size).view(np.uint8)
+    found, is_rare = (each.take(packed, axis=0).reshape(-1)[:kept] for each in of_codes)
+    return _with_rare(found, ones_of(is_rare), others)
 
 
 def _with_rare(found: Bytes, rare: Integers, others: Bytes) -> Bytes:

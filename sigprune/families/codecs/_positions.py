@@ -10,7 +10,7 @@ from torch import Tensor
 from sigprune.base.errors import CheckpointError
 from sigprune.families.codecs._frames import contents, frame
 from sigprune.families.codecs._levels import Order, as_matrix, levels
-from sigprune.families.codecs._shared import CHUNK, Bytes, Integers
+from sigprune.families.codecs._shared import CHUNK, Bytes, Integers, ones_of
 from sigprune.values.mask import pack_bits
 
 BITS, GAPS, LEVELS = 0, 1, 2
@@ -165,4 +165,4 @@ def _from_bits(packed: Bytes, size: int) -> Iterator[Integers]:
         raise CheckpointError(f"stray mask bits after the last of {size} entries; the file is damaged")
     for start in range(0, size, CHUNK):
         own = packed[start // 8 : (start + CHUNK) // 8]
-        yield start + np.flatnonzero(np.unpackbits(own, bitorder="little").view(np.bool_))
+        yield start + ones_of(np.unpackbits(own, bitorder="little"))

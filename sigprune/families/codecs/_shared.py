@@ -83,6 +83,20 @@ def words_of(dense: Tensor) -> Words:
     return flat.view(np.dtype(f"u{flat.itemsize}"))
 
 
+def ones_of(bits: Bytes) -> Integers:
+    """Where unpacked bits are ones.
+
+    numpy searches for ones one by one where a tenth or less are, which takes up to 2.5 times as long as its
+    other way; with ones at the end more are (numpy 2.4, measured; sparser bits are better searched).
+    """
+    count = int(np.count_nonzero(bits))
+    if not len(bits) < 30 * count <= 3 * len(bits):
+        return np.flatnonzero(bits.view(np.bool_))
+    padded = np.ones(len(bits) + len(bits) // 8, dtype=np.bool_)
+    padded[: len(bits)] = bits
+    return np.flatnonzero(padded)[:count]
+
+
 def scatter(
     bits: Bytes,
     values: Words,
@@ -104,7 +118,7 @@ def scatter(
         stop = min(start + CHUNK, size)
         ones = np.unpackbits(bits[start // 8 : (stop + 7) // 8], count=stop - start, bitorder="little")
         kept[start:stop] = ones
-        places = np.flatnonzero(ones.view(np.bool_))  # half the time of that over numbers
+        places = ones_of(ones)
         if done + len(places) > len(values):
             break
         flat[start:stop][places] = values[done : done + len(places)]

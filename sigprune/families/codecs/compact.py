@@ -70,7 +70,8 @@ def _joined(low: Bytes, high: Bytes, dtype: torch.dtype) -> Words:
     """The words whose bytes are ``low`` and, highest, ``high``."""
     width = dtype.itemsize
     bytes_ = np.empty((len(high), width), dtype=np.uint8)
-    bytes_[:, :-1], bytes_[:, -1] = low, high
+    for place, column in enumerate((*low.T, high)):  # each by itself: a third of the time
+        bytes_[:, place] = column
     values = bytes_.reshape(-1)
     if dtype.is_floating_point:
         values = _rotated(values, width, 8 * width - 1)
