@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from sigprune.base.errors import BadInput, FolderExists, NoSpace
+from sigprune.base.exchanging import exchange
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -19,10 +20,11 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder whose files become those of ``folder`` when the block ends; it vanishes on an error.
 
-    A folder that does not exist appears by one renaming; the temporary one lies beside it, or beside the
-    first of its parents that is missing, so that the move stays on one disk and a failure leaves no empty
-    parents. A folder that exists (a mount point, the current folder, one behind a link) stays the same folder
-    and is filled.
+    A folder appears, or takes the place of one that is there, by one renaming, so that even a process that
+    is killed leaves the old state or the new one; the temporary folder lies beside it, or beside the first
+    of its parents that is missing, so that the move stays on one disk and a failure leaves no empty parents.
+    A folder that exists and must stay the same one (a mount point, the current folder, somebody else's, one
+    in a folder that cannot be written to; any, where the system cannot exchange two) is filled file by file.
 
     Args:
         folder: the target; it may exist if it is empty.
@@ -82,7 +84,10 @@ def bytes_in(folder: Path, *, but: Path | None = None) -> int:
 def _staging(target: Path, replace: Collection[str]) -> Path:
     try:
         _refuse(target, replace)
-        path = _hidden(target, "part") if target.exists() else _hidden_beside(_missing(target), "part")
+        if target.exists() and _stays(target):
+            path = _hidden(target, "part")
+        else:
+            path = _hidden_beside(target if target.exists() else _missing(target), "part")
         path.mkdir()
     except OSError as error:
         raise BadInput(f"{target}: no folder can be written there: {error.strerror or error}") from error
@@ -100,6 +105,15 @@ def _refuse(target: Path, replace: Collection[str], besides: Path | None = None)
             f"{target}: the folder holds other things ({min(found)}, ...) and no {' or '.join(replace)}: "
             "nothing shows that sigprune wrote it, so it is not replaced; choose another folder"
         )
+
+
+def _stays(folder: Path) -> bool:
+    """Whether an existing folder must remain the same one."""
+    return (
+        os.path.ismount(folder)
+        or Path.cwd().is_relative_to(folder)
+        or not os.access(folder.parent, os.W_OK | os.X_OK)
+    )
 
 
 def _missing(target: Path) -> Path:
@@ -136,7 +150,23 @@ def _move(staging: Path, target: Path) -> None:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(target)
-        return
+    elif staging.parent == target or not _exchanged(staging, target):
+        _fill(target, staging)
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exchanged(staging: Path, target: Path) -> bool:
+    """Whether the two folders have swapped their names, in one step."""
+    old, new = target.stat(), staging.stat()
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        return False
+    shutil.copymode(target, staging)
+    return exchange(staging, target)
+
+
+def _fill(target: Path, staging: Path) -> None:
+    """Files of the one folder take the place of those of the other, which may hold it, one by one."""
     old = _hidden(target, "old")
     away = [(path, old / path.name) for path in target.iterdir() if path != staging]
     old.mkdir()

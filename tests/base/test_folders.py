@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from sigprune.base import folders
 from sigprune.base.errors import BadInput, FolderExists
 from sigprune.base.folders import new_folder
 
@@ -70,25 +73,69 @@ def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     assert everything(tmp_path) == ["out"]
 
 
-def test_an_existing_folder_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current folder, one behind a link, and a mount point cannot be renamed or must not be."""
+def test_some_folders_stay_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder and a mount point cannot be renamed or must not be; a link stays a link."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    node = (tmp_path / "real").stat().st_ino
     with new_folder(tmp_path / "link") as staging:
         (staging / "a").write_text("a")
+    node = (tmp_path / "real").stat().st_ino
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "ismount", lambda path: Path(path).name == "real")
+        with new_folder(tmp_path / "link", replace=("a",)) as staging:
+            (staging / "a").write_text("new")
     monkeypatch.chdir(tmp_path / "real")
     with new_folder(".", replace=("a",)) as staging:
         (staging / "b").mkdir()
         (staging / "b" / "c").write_text("c")
     assert Path.cwd().stat().st_ino == node
     assert everything(tmp_path) == ["link", "real", "real/b", "real/b/c"]
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_who_may_read_a_folder_does_not_change(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o750)
+    for name in ("first", "second"):
+        with new_folder(tmp_path / "out", replace=("first",)) as staging:
+            (staging / name).write_text(name)
+        assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert everything(tmp_path) == ["out", "out/second"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged on Linux alone")
+def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks, at any moment, finds all of the old files or all of the new ones."""
+    target = tmp_path / "out"
+    with new_folder(target) as staging:
+        (staging / "mark").write_text("old")
+    renaming = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("files were moved one by one"))
+    with new_folder(target, replace=("mark",)) as staging:
+        (staging / "mark").write_text("new")
+        (staging / "more").write_text("new")
+    monkeypatch.setattr(Path, "rename", renaming)
+    assert everything(tmp_path) == ["out", "out/mark", "out/more"]
+    assert (target / "mark").read_text() == "new"
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_without_exchanging_files_are_moved_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, existing: bool
+) -> None:
+    monkeypatch.setattr(folders, "exchange", lambda *_: False)
+    (tmp_path / "out").mkdir()
+    if existing:
+        (tmp_path / "out" / "mark").write_text("old")
+    with new_folder(tmp_path / "out", replace=("mark",)) as staging:
+        (staging / "new").write_text("new")
+    assert everything(tmp_path) == ["out", "out/new"]
 
 
 def test_a_move_that_fails_midway_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out" / "figures").mkdir(parents=True)
     (tmp_path / "out" / "figures" / "old").write_text("old")
     (tmp_path / "out" / "mark").write_text("old")
+    monkeypatch.setattr(folders, "exchange", lambda *_: False)
     rename, calls = Path.rename, []
 
     def failing(self: Path, target: Path) -> Path:

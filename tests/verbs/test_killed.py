@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sigprune.values.packed import read_manifest
 from sigprune.verbs.checkpoint import save
 from sigprune.verbs.inspecting import check
 from sigprune.verbs.opening import open_model
@@ -30,6 +31,16 @@ apply_(view, mask)
 print("ready", flush=True)
 for number in range(10_000):
     save(Path(sys.argv[1]) / str(number) / "model", view, mask, codec="compact")
+"""
+
+REPLACE = """
+import itertools, sys
+from pathlib import Path
+from sigprune import convert
+home = Path(sys.argv[1])
+print("ready", flush=True)
+for source in itertools.cycle(("first", "second")):
+    convert(home / source, home / "new" / "model", to="both", force=True)
 """
 
 PULL = """
@@ -76,6 +87,23 @@ def test_a_killed_save(tmp_path: Path) -> None:
         killed(SAVE, folder, dict(os.environ), after=draw.uniform(0.3, 1.0))
         counts.append(whole(folder))
     assert sum(counts) > 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged on Linux alone")
+def test_a_killed_replacement(tmp_path: Path) -> None:
+    """One of the two models is there, whole, whenever the process is killed."""
+    draw = random.Random(2)
+    digests = set()
+    for name, sparsity in (("first", 0.5), ("second", 0.9)):
+        save(tmp_path / name, *pruned(open_model("timm:test_vit"), sparsity=sparsity))
+        digests.add(read_manifest(tmp_path / name).mask_digest)
+    save(tmp_path / "new" / "model", *pruned(open_model("timm:test_vit"), sparsity=0.5))
+    found = set()
+    for _ in range(5):
+        killed(REPLACE, tmp_path, dict(os.environ), after=draw.uniform(0.3, 1.0))
+        assert whole(tmp_path) == 1
+        found.add(read_manifest(tmp_path / "new" / "model").mask_digest)
+    assert found <= digests
 
 
 def test_a_killed_pull(tmp_path: Path) -> None:
