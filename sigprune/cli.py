@@ -86,8 +86,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What a model is made of: weights, what is skipped and why, gates."""
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_anatomy, print_json
+    from sigprune.cli_tables import print_anatomy
     from sigprune.experiment_survey import anatomy
 
     facts = anatomy(recipe_for(model, own_weights(model, pretrained), 0, settings or ()), watch(quiet=quiet))
@@ -117,8 +118,9 @@ def spectrum(
     as_json: AsJson = False,
 ) -> None:
     """Singular values of the input-output Jacobian, as opened and after each initialisation."""
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_signal, print_weakest
+    from sigprune.cli_tables import print_signal, print_weakest
     from sigprune.experiment_survey import spectra_under
 
     if init is not None and compare is not None:
@@ -160,9 +162,9 @@ def layers(
     as_json: AsJson = False,
 ) -> None:
     """Singular values of every weight, and of every convolution as a map of images."""
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_layers import print_layers
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json
     from sigprune.experiment_survey import layers_of
 
     chosen = {"init.method": init, "data.size": size}
@@ -187,8 +189,8 @@ def list_members(
 ) -> None:
     """The families, or the members of one with their options and defaults."""
     from sigprune.cli_catalogue import list_rows
+    from sigprune.cli_console import console, print_json, print_rows
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_rows
 
     watching = watch(quiet=family != "models")  # the only list that has to import libraries
     with watching.step("ask timm and transformers"):
@@ -205,7 +207,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """What a sparse checkpoint says of itself; without --verify no tensor is read or fetched."""
-    from sigprune.cli_tables import console, print_checkpoint, print_json
+    from sigprune.cli_console import console, print_json
+    from sigprune.cli_tables import print_checkpoint
     from sigprune.verbs.inspecting import inspect as read
 
     facts = read(ref, revision=revision, verify=verify)

@@ -27,8 +27,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Does the mask matter? A recipe again with masks shuffled, inverted, from corrupted data..."""
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json
     from sigprune.experiment_check import check as carry_out
     from sigprune.recipe import load_recipe
 
@@ -42,7 +42,7 @@ def _print(console: Console, rows: Sequence[Mapping[str, Plain]]) -> None:
     shown = "variant", "overlap", "chance", "mean_jsv", "effective_sparsity", "test_accuracy", "accuracy_std"
     told = [row for row in rows if "skipped" not in row]
     known = [key for key in shown if any(not _is_unknown(row[key]) for row in told)]
-    from sigprune.cli_tables import print_rows
+    from sigprune.cli_console import print_rows
 
     print_rows(console, [{key: row[key] for key in known} for row in told], digits=3)
     console.print("\noverlap: Jaccard index with the mask of the recipe itself; chance: of independent masks")

@@ -30,7 +30,7 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Send a checkpoint to the Hub in one commit; what arrived before a cut is not sent again."""
-    from sigprune.cli_tables import console, print_json
+    from sigprune.cli_console import console, print_json
     from sigprune.effects.hub import push as send
     from sigprune.effects.hub_plan import plan_push
 
@@ -90,7 +90,7 @@ def _total(plan: Upload) -> str:
 
 
 def _print_plan(plan: Upload) -> None:
-    from sigprune.cli_tables import console, print_rows
+    from sigprune.cli_console import console, print_rows
 
     print_rows(console(), [{"file": name, "bytes": size} for name, size in plan.files.items()])
     for name, why in plan.left_out.items():
@@ -106,8 +106,8 @@ def pull(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a checkpoint from the Hub into a new folder, every bit checked."""
+    from sigprune.cli_console import console
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console
     from sigprune.effects.hub import pull as receive
 
     with watch(quiet=quiet).step(f"fetch {ref}"):

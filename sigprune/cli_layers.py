@@ -9,7 +9,7 @@ from typing import cast
 from rich.console import Console
 
 from sigprune.base.family import Plain
-from sigprune.cli_tables import print_rows
+from sigprune.cli_console import print_rows
 
 Row = dict[str, Plain]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from sigprune.base.errors import BadInput, BadScores, Diverged, FindingFailed, FolderExists, MaskViolated
+from sigprune.base.printing import printable
 
 if TYPE_CHECKING:
     from sigprune.effects.schema import Moment
@@ -76,7 +77,8 @@ def _fail(error: Exception, *, replaces: bool) -> int:
 
 def _show(error: FindingFailed) -> None:
     """What was measured before the finding failed, on standard error."""
-    from sigprune.cli_tables import console, print_signal
+    from sigprune.cli_console import console
+    from sigprune.cli_tables import print_signal
 
     print_signal(console(stderr=True), cast("Sequence[Moment]", error.signal))
 
@@ -84,5 +86,5 @@ def _show(error: FindingFailed) -> None:
 def _say(message: str, code: int) -> int:
     """One line for each thing that is wrong."""
     for line in message.splitlines():
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {printable(line)}\n")
     return code

@@ -107,8 +107,8 @@ def convert(
     Settings, vocabularies, a run's report and figures go along; the card (README.md) stays behind, and push
     makes one.
     """
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json
     from sigprune.cli_written import print_written
     from sigprune.verbs.converting import convert as write
 
@@ -136,8 +136,9 @@ def _by_shard(
     as_json: bool,
 ) -> None:
     """Prune files; everything that is not the threshold's belongs to networks that are run."""
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_checkpoint, print_json
+    from sigprune.cli_tables import print_checkpoint
     from sigprune.cli_written import nearly_empty, print_left
     from sigprune.verbs.inspecting import inspect
     from sigprune.verbs.pruning_files import prune_files
@@ -175,8 +176,9 @@ def _by_shard(
 
 def carry_out(recipe: Recipe, out: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
     """Carry out a recipe and print its report."""
+    from sigprune.cli_console import console, print_json
     from sigprune.cli_progress import watch
-    from sigprune.cli_tables import console, print_json, print_report
+    from sigprune.cli_tables import print_report
     from sigprune.experiment import run
 
     folder = out or Path("runs") / f"{recipe.name}-{recipe.digest[:8]}"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from sigprune.base.family import Plain
+from sigprune.cli_console import cell, print_rows
 from sigprune.effects.report import Report, gains, number
 from sigprune.effects.schema import FindingFacts, Histogram, IsometryFacts, Moment
 from sigprune.values.finding import Bound, Finding
@@ -25,35 +22,6 @@ _CHANCE = (
 )
 _WIDTH = 32
 """Columns of a histogram where there is room."""
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Standard output (or error): what is printed is never interpreted, and never wrapped in a pipe."""
-    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 10_000
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
-
-
-def print_json(data: object) -> None:
-    """One JSON document; infinities and NaN as text, as in reports."""
-    sys.stdout.write(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def print_rows(console: Console, rows: Sequence[Mapping[str, Plain]], *, digits: int = 4) -> None:
-    """A table with a column for each key; numbers to the right, with so many significant digits."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for key in keys:
-        filled = [row[key] for row in rows if row.get(key) is not None]
-        numeric = bool(filled) and all(map(_is_figure, filled))
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    for row in rows:
-        table.add_row(*(_cell(row.get(key), digits) for key in keys))
-    if console.is_terminal:
-        console.print(table, soft_wrap=False)
-        return
-    with console.capture() as grabbed:
-        console.print(table, soft_wrap=False)
-    console.file.write("".join(f"{line.rstrip()}\n" for line in grabbed.get().splitlines()))
 
 
 def print_signal(console: Console, moments: Sequence[Moment]) -> None:
@@ -71,7 +39,7 @@ def print_signal(console: Console, moments: Sequence[Moment]) -> None:
     rows: list[dict[str, Plain]] = [
         {"singular values": m["moment"], **{key: number(m["summary"][key]) for key in keys}} for m in moments
     ]
-    taken = sum(3 + max(len(key), *(len(_cell(row[key], 3)) for row in rows)) for key in rows[0])
+    taken = sum(3 + max(len(key), *(len(cell(row[key], 3)) for row in rows)) for key in rows[0])
     width = min(_WIDTH, console.width - taken) if console.is_terminal else _WIDTH
     if width >= len(span):
         bars = [_bars(m["histogram"], low, high, blocks, width) for m in moments]
@@ -118,8 +86,8 @@ def print_anatomy(console: Console, facts: Mapping[str, Plain]) -> None:
     lines = [line for stage, inside in stages.items() for line in _branch(console, stage, inside)]
     print_rows(console, [{k: v for k, v in line.items() if any(o[k] for o in lines)} for line in lines])
     console.print(
-        f"\n{facts['architecture']} ({facts['library']}): {_cell(facts['parameters'])} parameters, "
-        f"{_cell(facts['prunable'])} prunable"
+        f"\n{facts['architecture']} ({facts['library']}): {cell(facts['parameters'])} parameters, "
+        f"{cell(facts['prunable'])} prunable"
     )
     skipped = facts["skipped"] if isinstance(facts["skipped"], dict) else {}
     for reason, names in skipped.items():
@@ -140,7 +108,7 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     print_rows(console, [{**row, "shape": _shape(row["shape"])} for row in layers])
     kept, total = (int(_number(facts[key])) for key in ("kept", "total"))
     console.print(
-        f"\n{facts['architecture']} ({facts['library']}), codec {facts['codec'] or 'none'}: "
+        f"\n{cell(facts['architecture'])} ({cell(facts['library'])}), codec {facts['codec'] or 'none'}: "
         f"{kept_words(kept, total, len(layers), _number(facts['sparsity']))}"
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
@@ -157,7 +125,7 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
 
 def kept_words(kept: int, total: int, tensors: int, sparsity: float) -> str:
     """What a mask keeps, as every command says it."""
-    return f"{kept:,} of {total:,} entries kept in {tensors:,} tensors, sparsity {_cell(sparsity)}"
+    return f"{kept:,} of {total:,} entries kept in {tensors:,} tensors, sparsity {cell(sparsity)}"
 
 
 def _told(value: Plain) -> str:
@@ -165,8 +133,7 @@ def _told(value: Plain) -> str:
     if isinstance(value, dict):
         nested = any(isinstance(one, dict | list) for one in value.values())
         return "(see --json)" if nested else ", ".join(f"{key} {one}" for key, one in value.items())
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]) -> list[dict[str, Plain]]:
@@ -263,29 +230,3 @@ def _percent(share: float) -> str:
 
 def _number(value: Plain) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _is_number(value: Plain) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_figure(value: Plain) -> bool:
-    return _is_number(value) or (isinstance(value, str) and value.endswith("%"))
-
-
-def _cell(value: Plain, digits: int = 4) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "", True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return f"{value:.{digits}g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return {key: _finite(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sigprune.cli_tables import kept_words, print_rows
+from sigprune.cli_console import print_rows
+from sigprune.cli_tables import kept_words
 
 if TYPE_CHECKING:
     from sigprune.verbs.writing import Written

@@ -1,0 +1,23 @@
+"""Text from files and names on a terminal: shown, never obeyed."""
+
+from __future__ import annotations
+
+import json
+
+
+def printable(text: str, but: str = "") -> str:
+    r"""The text with escapes, as JSON has them, for what is no printable sign: controls, lone surrogates...
+
+    Args:
+        text: the text.
+        but: signs that stay as they are, e.g. the end of a line.
+
+    Example:
+        >>> print(printable("blocks.0\x1b[2J"))
+        blocks.0\u001b[2J
+    """
+    return "".join(sign if sign.isprintable() or sign in but else _escape(sign) for sign in text)
+
+
+def _escape(sign: str) -> str:
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else json.dumps(sign)[1:-1]
