@@ -16,8 +16,4 @@ def printable(text: str, but: str = "") -> str:
         >>> print(printable("blocks.0\x1b[2J"))
         blocks.0\u001b[2J
     """
-    return "".join(sign if sign.isprintable() or sign in but else _escape(sign) for sign in text)
-
-
-def _escape(sign: str) -> str:
-    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else json.dumps(sign)[1:-1]
+    return "".join(sign if sign.isprintable() or sign in but else json.dumps(sign)[1:-1] for sign in text)

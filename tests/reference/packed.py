@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from tests.reference.canonical import canonical, without_digest
+
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "float8_e4m3fn": 1}
 KINDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
 
@@ -38,10 +40,9 @@ def metadata_of(content: bytes) -> tuple[dict, bytes]:
 
 def read_file(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     header, data = metadata_of(path.read_bytes())
-    manifest = json.loads(header.pop("__metadata__")["sigprune"])
-    digest = manifest.pop("digest")
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    text, digest = without_digest(header["__metadata__"]["sigprune"])
     assert hashlib.sha256(text.encode()).hexdigest() == digest
+    manifest = json.loads(header.pop("__metadata__")["sigprune"])
     bits: dict[str, list] = {}
     found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for name, entry in manifest["tensors"].items():
@@ -67,8 +68,7 @@ def read_file(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
         assert hashlib.sha256(dense.tobytes()).hexdigest() == entry["digest"]
         found[name] = (dense, mask)
     assert not header
-    text = json.dumps(bits, sort_keys=True, separators=(",", ":"))
-    assert hashlib.sha256(text.encode()).hexdigest() == manifest["mask"]
+    assert hashlib.sha256(canonical(bits).encode()).hexdigest() == manifest["mask"]
     return found
 
 
