@@ -31,7 +31,9 @@ from sigprune.cli_words import recipe_for, setting
 if TYPE_CHECKING:
     from sigprune.recipe import Recipe
 
-_BY_SHARD = re.compile(r"(prune\.(sparsity|score|include|exclude)|save\.codec(\.\w+)?)=")
+_BY_SHARD = re.compile(
+    r"(prune\.(sparsity|include|exclude)|(prune\.(score|allocation|pattern)|save\.codec)(\.\w+)?)="
+)
 """What pruning by files can take of a recipe."""
 
 
@@ -141,13 +143,14 @@ def _by_shard(
     from sigprune.cli_tables import print_checkpoint
     from sigprune.cli_written import nearly_empty, print_left
     from sigprune.verbs.inspecting import inspect
+    from sigprune.verbs.pruning import Method
     from sigprune.verbs.pruning_files import prune_files
     from sigprune.verbs.writing import filling
 
     if unused := ", ".join(word for word in words if not _BY_SHARD.match(word)):
         raise BadInput(
             f"--by-shard prunes files and runs no network: leave out {unused} (it takes sparsity, score, "
-            "prune.include, prune.exclude and save.codec)"
+            "allocation, prune.pattern, prune.include, prune.exclude and save.codec)"
         )
     recipe = recipe_for(model, True, seed, ["prune.score=magnitude", *words])
     folder = out or Path("runs") / f"{model.rstrip('/').rpartition('/')[2]}-by-shard"
@@ -156,7 +159,7 @@ def _by_shard(
             model,
             staging,
             sparsity=recipe.prune.sparsity or 0.0,
-            score=recipe.prune.score.name,
+            method=Method(recipe.prune.score, recipe.prune.allocation, recipe.prune.pattern),
             codec=recipe.save.codec,
             include=recipe.prune.include,
             exclude=recipe.prune.exclude,

@@ -84,8 +84,8 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["prune", ".", "--by-shard", "--epochs", "3"], "--by-shard prunes files and runs no network: leave"),
         (["prune", ".", "--by-shard", "--score", "snip"], "score 'snip': a checkpoint pruned file by file"),
         (
-            ["prune", ".", "--by-shard", "--force", "--set", "prune.pattern=n_m"],
-            "--by-shard prunes files and runs no network: leave out prune.pattern=n_m (it takes sparsity, ",
+            ["prune", ".", "--by-shard", "--force", "--set", "prune.schedule=cubic"],
+            "--by-shard prunes files and runs no network: leave out prune.schedule=cubic (it takes ",
         ),
         (["prune", ".", "--by-shard", "--set", "prune.exclude=[head"], "the value of prune.exclude, line 1"),
         (["prune", ".", "--by-shard", "--set", "save.codec=zip"], "save.codec: unknown codec 'zip'"),
@@ -478,7 +478,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
     for _ in range(5):  # a library that is being imported may swallow the first signal
         running.send_signal(signal.SIGINT)
         try:
-            out, err = running.communicate(timeout=5)
+            out, err = running.communicate(timeout=20)
             break
         except subprocess.TimeoutExpired:
             continue

@@ -27,6 +27,8 @@ _ORDER = (
 
 _PROVENANCE = MappingProxyType({
     "score": "score",
+    "allocation": "allocation",
+    "pattern": "pattern",
     "sparsity": "sparsity asked for",
     "include": "pruned were",
     "exclude": "left alone were",
@@ -162,6 +164,9 @@ def _made(said: Mapping[str, Plain]) -> str:
 def _told(value: Plain) -> str:
     if isinstance(value, list):
         return ", ".join(map(_told, value)) or "nothing"
+    if isinstance(value, dict):  # a member and its options
+        options = ", ".join(f"{key} {_told(one)}" for key, one in value.items() if key != "name")
+        return _told(value.get("name")) + (f" ({options})" if options else "")
     return f"`{' '.join(value.split())}`" if isinstance(value, str) else str(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -16,15 +16,24 @@ from sigprune.base.family import Plain, Step
 from sigprune.base.progress import Tell, ignore
 from sigprune.base.seeds import generator
 from sigprune.families.adapters import adapters
+from sigprune.families.allocations import allocations
 from sigprune.families.codecs import codecs
+from sigprune.families.patterns import patterns
+from sigprune.families.schedules import schedules
+from sigprune.families.scores import scores as choices
 from sigprune.values.layout import Shape
+from sigprune.values.view import View
 from sigprune.verbs.beside import copy_beside
 from sigprune.verbs.converting import origin
 from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
-from sigprune.verbs.radix import kth_largest
+from sigprune.verbs.pruning import Method
+from sigprune.verbs.radix import bits_of, kth_largest
+from sigprune.verbs.selecting import Selector, refuse, sites
 from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
 from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, sizes
+
+_METHOD = Method("magnitude")
 
 
 def prune_files(
@@ -32,7 +41,7 @@ def prune_files(
     folder: str | Path,
     *,
     sparsity: float,
-    score: str = "magnitude",
+    method: Method = _METHOD,
     codec: str | Step | ModuleType = "bitmask",
     include: tuple[str, ...] = ("*",),
     exclude: tuple[str, ...] = (),
@@ -41,15 +50,18 @@ def prune_files(
 ) -> Written:
     """Prune a checkpoint without holding its model: read it for the threshold, read it again and write.
 
-    The entries with the largest scores of all prunable weights together are kept, exactly as many as the
-    sparsity says, whatever the number of files. Weights below the threshold become zero; that is all.
+    Entries with the largest scores are kept, exactly as many as the sparsity says, whatever the number of
+    files: of all prunable weights together, or of each weight (row, group) as many as an allocation that
+    looks at no scores gives it. By magnitude these are the masks of :func:`~sigprune.prune`, but that equal
+    scores of all weights together are drawn otherwise. What is not kept becomes zero; that is all.
 
     Args:
         ref: dense safetensors of timm or transformers: a local folder, or ``user/repo[@revision]``.
         folder: a new or empty folder for ``config.json``, dense and packed files, none larger than the
             largest of the source.
         sparsity: fraction removed, in [0, 1).
-        score: ``magnitude``, |w|; or ``random``.
+        method: its score, ``magnitude`` or ``random``; its allocation and pattern: ``pooled`` and
+            ``unstructured``, or any other allocation and ``unstructured``, ``per_row`` or ``n_m``.
         codec: how masked tensors are packed.
         include: shell patterns of weight names, roles or stages that pruning may touch.
         exclude: the same of what it may not.
@@ -58,24 +70,26 @@ def prune_files(
 
     Returns:
         What was written, and what stays behind. Cost: three readings (one more if equal scores have to be
-        told apart); random scores need one. Memory: at most one file of the source, one of the result and
-        one tensor with its scores.
+        told apart); one for random scores, and where no threshold is common. Memory: at most one file of the
+        source, one of the result and one tensor with its scores.
 
     Raises:
-        BadInput: the checkpoint cannot be read tensor by tensor, or a pattern matches nothing.
+        BadInput: the checkpoint cannot be read tensor by tensor, a shell pattern matches nothing, or the
+            method compares scores of different weights otherwise.
         BadScores: a weight is NaN or infinite.
         FolderExists: the folder is not empty.
         NoSpace: the disk is full.
     """
+    score = choices.choose(method.score).name
     source = _source(ref, sparsity, score)
     view = describe(source.model, include=include, exclude=exclude)
     shapes = view.prunable_shapes()
     kept = round(sum(math.prod(shape) for shape in shapes.values()) * (1 - Fraction(str(sparsity))))
     scores = _Scores(source, shapes, score, seed)
-    limit = kth_largest(scores.of_all, kept, scores.dtype, seed=seed)
+    choose = _chooser(view, scores, method, kept, seed)
     said: dict[str, Plain] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
-        "include": list(include), "exclude": list(exclude),
+        "include": list(include), "exclude": list(exclude), **_composition(method),
     }  # fmt: skip
     most, choice = source.largest, codecs.choose(codec)
     with filling(folder) as staging:
@@ -85,7 +99,7 @@ def prune_files(
         done = 0
         for file in source.files():
             for name, tensor in file:
-                keep = limit.keep(name, scores.of(name, tensor)) if name in shapes else None
+                keep = choose(name, scores.of(name, tensor)) if name in shapes else None
                 values = storable(tensor, keep)
                 packed.add(name, values, keep)
                 dense.add(name, values)
@@ -117,6 +131,44 @@ def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:
             f"(first {min(source.extra, default='none')}); open, prune and save it in memory instead"
         )
     return source
+
+
+def _chooser(
+    view: View, scores: _Scores, method: Method, kept: int, seed: int
+) -> Callable[[str, Tensor], Tensor]:
+    """Name and scores of a weight -> its mask."""
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    refuse(pattern, allocation, schedules.choose("oneshot"))
+    if (allocation.name, pattern.name) == ("pooled", "unstructured") and not any(allocation.options.values()):
+        return kth_largest(scores.of_all, kept, scores.dtype, seed=seed).keep
+    if allocation.name == "pooled":
+        raise BadInput(
+            "files are pruned one by one: scores of different weights are compared for unstructured masks "
+            "without a floor alone; set allocation: uniform (or igq, erk, ...)"
+        )
+    if pattern.member.COUNTS == "whole units":
+        raise BadInput(
+            f"files are pruned one by one: the pattern {pattern.name!r} shares what its units leave over "
+            "among all weights; use unstructured, per_row or n_m, or prune in memory"
+        )
+    draw = "0"  # of the first round, as prune() has it
+    select = Selector(sites(view), allocation, pattern, seed)
+    counts = select.counts(view.prunable_shapes(), kept, draw)
+
+    def chosen(name: str, own: Tensor) -> Tensor:
+        bits_of(name, own)
+        return select.of_counts({name: own}, {name: counts[name]}, draw).keep[name]
+
+    return chosen
+
+
+def _composition(method: Method) -> dict[str, Plain]:
+    """What a manifest says of the allocation and the pattern, where they are not the usual ones."""
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    told = {"allocation": (allocation.name, allocation.options), "pattern": (pattern.name, pattern.options)}
+    return {
+        key: {"name": name, **options} for key, (name, options) in told.items() if name != vars(_METHOD)[key]
+    }
 
 
 class _Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from sigprune.families.allocations import Allocation
 from sigprune.families.patterns import Allocate, Pattern
 from sigprune.families.schedules import Schedule
 from sigprune.values.composition import objection
+from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.ranking import Ranking, Site
 from sigprune.values.view import View
@@ -58,6 +60,22 @@ class Selector:
         ranking = self._ranking(scores, capacity, min(budget, sum(capacity.values())), draw, left)
         allocate: Allocate = partial(self.allocation.member.allocate, **self.allocation.options)
         return Mask(self.pattern.member.select(ranking, allocate, **self.pattern.options))
+
+    def counts(self, shapes: Mapping[str, Shape], budget: int, draw: str) -> dict[str, int]:
+        """How many entries each weight keeps, where no scores are asked for that.
+
+        Args:
+            shapes: of all weights; nothing was removed yet.
+            budget: entries to keep in all.
+            draw: as above.
+        """
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        scores = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        ranking = self._ranking(scores, sizes, budget, draw)
+        fixed: Allocate | None = getattr(self.pattern.member, "counts", None)
+        if fixed is not None:
+            return fixed(ranking, **self.pattern.options)
+        return self.allocation.member.allocate(ranking, **self.allocation.options)
 
     def of_counts(self, ranked: Tensors, kept: Mapping[str, int], draw: str, *, lowest: bool = False) -> Mask:
         """The best entries of some weights, of which it is known how many to keep; nothing was removed yet.

@@ -31,7 +31,8 @@ class DenseCheckpoint:
         shapes: name -> shape of every tensor of the state dict; tied copies once.
         tied: name of a tied copy -> the name that stands for it.
         renamed: name in the files -> name in the state dict, where they differ: a tied copy's other name.
-        extra: names in the files that the model does not have; only where it lacks others.
+        extra: names in the files that the model does not have: buffers that it makes itself (``position_ids``
+            of older files); others only where it lacks some.
         lacking: names of the model that the files do not have: they name tensors otherwise (experts apart
             that the model has in one tensor, say), so that they cannot be taken one by one.
     """
@@ -115,7 +116,7 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
             )
     lacking = frozenset(shapes) - have.keys()
     if not lacking:
-        _expect_nothing_lost(str(ref), weights, extra, renamed)
+        _expect_nothing_lost(str(ref), weights, extra - _made(model, extra), renamed)
     return DenseCheckpoint(folder, library, model, weights, shapes, tied, renamed, extra, lacking)
 
 
@@ -139,6 +140,21 @@ def _expect_nothing_lost(ref: str, weights: Path, extra: frozenset[str], renamed
                     "the model of its config.json; if they are not tied, say so there "
                     "(tie_word_embeddings: false)"
                 )
+
+
+def _made(model: nn.Module, extra: frozenset[str]) -> frozenset[str]:
+    """Those of the names that are buffers the model makes itself, maybe elsewhere than it once did.
+
+    Libraries no longer save them and take no notice of them in files: positions, masks, frequencies
+    (``layers.0.self_attn.rotary_emb.inv_freq``, today ``rotary_emb.inv_freq``).
+    """
+    saved = model.state_dict()
+    made = {_end(name) for name, _ in model.named_buffers() if name not in saved}
+    return frozenset(name for name in extra if _end(name) in made)
+
+
+def _end(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
 
 
 def _content(path: Path, name: str) -> tuple[torch.dtype, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadInput, BadScores
+from sigprune.base.family import Step
 from sigprune.values.packed import PACKED, read_manifest, read_manifests
 from sigprune.verbs.checkpoint import load
 from sigprune.verbs.files import DENSE
 from sigprune.verbs.inspecting import inspect
 from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import apply_, prune
+from sigprune.verbs.pruning import Method, apply_, prune
 from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.radix import kth_largest
 from sigprune.verbs.transferring import load_mask
@@ -98,10 +100,39 @@ def test_the_mask_is_that_of_pruning_in_memory(
     assert inspect(tmp_path / "y", verify=True)["verified"]["dense"]
 
 
+@pytest.mark.parametrize("allocation", ["uniform", "erk", "igq", "uniform_plus"])
+@pytest.mark.parametrize("pattern", ["unstructured", "per_row", "n_m"])
+def test_masks_with_a_structure_are_those_of_pruning_in_memory(
+    dense: tuple[nn.Module, Path], tmp_path: Path, allocation: str, pattern: str
+) -> None:
+    """Equal scores too: one weight holds three values only."""
+    if pattern == "n_m" and allocation != "uniform":
+        pytest.skip("the pattern fixes every density")
+    model, folder = dense[0], shutil.copytree(dense[1], tmp_path / "x")
+    tied = next(name for name, _ in model.named_parameters() if name.endswith("key.weight"))
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        if tied in tensors:
+            save_file({**tensors, tied: tensors[tied].mul(20).round()}, path, {"format": "pt"})
+    method = Method("magnitude", allocation, Step(pattern, {"n": 1} if pattern == "n_m" else {}))
+    prune_files(folder, tmp_path / "y", sparsity=0.75, method=method, seed=5)
+    view = describe(open_model(str(folder), pretrained=True).eval())
+    parts = {"score": "magnitude", "allocation": method.allocation, "pattern": method.pattern}
+    mask = prune(view, sparsity=0.75, seed=5, **parts)
+    assert load(tmp_path / "y", verify=True).mask == mask
+    assert mask.kept == round(0.25 * mask.total)
+    said = read_manifest(tmp_path / "y").provenance
+    assert said["allocation"]["name"] == allocation
+    assert said.get("pattern") == {"n_m": {"name": "n_m", "n": 1, "m": 4, "indivisible": "dense"}}.get(
+        pattern, {"name": pattern} if pattern != "unstructured" else None
+    )
+
+
 def test_random_scope_and_half_precision(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
     folder = dense[1]
+    scope = {"method": Method("random"), "exclude": ("*.key.*",)}
     for name, seed in {"1": 3, "2": 3, "3": 4}.items():
-        prune_files(folder, tmp_path / name, sparsity=0.7, score="random", exclude=("*.key.*",), seed=seed)
+        prune_files(folder, tmp_path / name, sparsity=0.7, **scope, seed=seed)
     one, two, other = (read_manifest(tmp_path / name) for name in "123")
     assert one.mask_digest == two.mask_digest != other.mask_digest
     assert (one.kept, one.kept) == (other.kept, round(0.3 * one.total))
@@ -151,11 +182,33 @@ def test_timm_in_one_file(tmp_path: Path) -> None:
     assert list(read_manifests(tmp_path / "y")) == [PACKED]
 
 
+def test_buffers_that_the_model_makes_itself_are_no_loss(
+    dense: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
+    """Older files hold them (``position_ids`` of BERT, ``inv_freq`` of each layer); libraries skip them."""
+    folder = shutil.copytree(dense[1], tmp_path / "x")
+    path = next(iter(folder.glob("*.safetensors")))
+    old = {"bert.embeddings.position_ids": torch.arange(9)[None], "encoder.layer.0.odd": torch.ones(1)}
+    tensors = load_file(path)
+    save_file(tensors | {name: old[name] for name in list(old)[:1]}, path, {"format": "pt"})
+    prune_files(folder, tmp_path / "y", sparsity=0.5)
+    assert not [name for name in read_manifest(tmp_path / "y").tensors if name.endswith("position_ids")]
+    assert load(tmp_path / "y").mask == prune(describe(dense[0]), sparsity=0.5, score="magnitude")
+    save_file(tensors | old, path, {"format": "pt"})
+    with pytest.raises(BadInput, match=r"hold encoder\.layer\.0\.odd, which the model"):
+        prune_files(folder, tmp_path / "z", sparsity=0.5)
+
+
 def test_refusals_leave_nothing(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
     folder = dense[1]
     for options, message in (
         ({"sparsity": 1.0}, "0 <= sparsity < 1"),
-        ({"sparsity": 0.5, "score": "snip"}, "never run"),
+        ({"sparsity": 0.5, "method": Method("snip")}, "never run"),
+        ({"sparsity": 0.5, "method": Method("magnitude", pattern="per_row")}, "set allocation: uniform"),
+        ({"sparsity": 0.5, "method": Method("magnitude", "uniform", "channel")}, "prune in memory"),
+        ({"sparsity": 0.5, "method": Method("magnitude", "erk", "n_m")}, "set allocation: uniform"),
+        ({"sparsity": 0.6, "method": Method("magnitude", "uniform", "n_m")}, "expected sparsity 0.5"),
+        ({"sparsity": 0.6, "method": Method("magnitude", Step("pooled", {"floor": 0.1}))}, "a floor"),
         ({"sparsity": 0.5, "include": ("nothing",)}, "matches no weight"),
     ):
         with pytest.raises(BadInput, match=message):

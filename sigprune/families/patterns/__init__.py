@@ -26,6 +26,8 @@ class Pattern(Protocol):
     the blocks of a weight sit. ``ranking.take(name)`` gives the scores of a weight, which the pattern may
     write over. What an earlier round removed (minus infinity there) stays removed; ties are broken by
     ``ranking.ties(name)``, never by position.
+
+    One whose ``COUNTS`` are ``fixed`` also has ``counts(ranking, *, options)``: name -> entries it keeps.
     """
 
     PAPER: str

@@ -47,6 +47,21 @@ def select(
         BadInput: n above m; a sparsity that the pattern does not have (the message says which it has); a
             weight that is refused.
     """
+    kept = counts(ranking, n=n, m=m, indivisible=indivisible)
+    return {
+        name: torch.ones(ranking.take(name).shape, dtype=torch.bool)
+        if kept[name] == ranking.scores[name].numel()
+        else _groups(ranking.take(name), ranking.sites[name], n, m, ranking.ties(name))
+        for name in list(ranking.scores)
+    }
+
+
+def counts(ranking: Ranking, *, n: int, m: int, indivisible: str) -> dict[str, int]:
+    """Entries that each weight keeps, whatever the scores.
+
+    Raises:
+        BadInput: as :func:`select`.
+    """
     if n > m:
         raise BadInput(f"n_m: expected n <= m, got n = {n} and m = {m}")
     dense = [name for name, site in ranking.sites.items() if _inputs(site) % m]
@@ -55,13 +70,20 @@ def select(
             f"n_m: {dense[0]} has {_inputs(ranking.sites[dense[0]])} inputs, expected a multiple of {m}; "
             "exclude it, or set indivisible: dense"
         )
-    _check(ranking, dense, n, m)
-    return {
-        name: torch.ones(ranking.take(name).shape, dtype=torch.bool)
-        if name in dense
-        else _groups(ranking.take(name), ranking.sites[name], n, m, ranking.ties(name))
-        for name in list(ranking.scores)
-    }
+    sizes = ranking.sizes()
+    kept = {name: size if name in dense else size // m * n for name, size in sizes.items()}
+    if (total := sum(kept.values())) == ranking.budget:
+        return kept
+    why = (
+        f" ({dense[0]}{f' and {len(dense) - 1} more stay' if dense[1:] else ' stays'} dense, as "
+        f"the inputs are no multiple of {m}: exclude what shall not count)"
+        if dense
+        else ""
+    )
+    raise BadInput(
+        f"the pattern {n}:{m} keeps {total} of these {sum(sizes.values())} entries{why}: expected sparsity "
+        f"{_sparsity(total, sum(sizes.values()))}, got one that keeps {ranking.budget}"
+    )
 
 
 def _inputs(site: Site) -> int:
@@ -76,24 +98,6 @@ def _groups(scores: Tensor, site: Site, n: int, m: int, generator: torch.Generat
         best = best_in_rows(groups, torch.full((len(groups),), n), generator)
         places.copy_(best.reshape(places.shape))
     return keep
-
-
-def _check(ranking: Ranking, dense: list[str], n: int, m: int) -> None:
-    """The budget must be what the pattern keeps."""
-    sizes = ranking.sizes()
-    total, kept = sum(sizes.values()), sum(k if name in dense else k // m * n for name, k in sizes.items())
-    if kept == ranking.budget:
-        return
-    why = (
-        f" ({dense[0]}{f' and {len(dense) - 1} more stay' if dense[1:] else ' stays'} dense, as "
-        f"the inputs are no multiple of {m}: exclude what shall not count)"
-        if dense
-        else ""
-    )
-    raise BadInput(
-        f"the pattern {n}:{m} keeps {kept} of these {total} entries{why}: expected sparsity "
-        f"{_sparsity(kept, total)}, got one that keeps {ranking.budget}"
-    )
 
 
 def _sparsity(kept: int, total: int) -> str:
