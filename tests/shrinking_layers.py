@@ -64,7 +64,9 @@ def kept_layers(config: PretrainedConfig) -> Kept:
 
 def overrides(config: PretrainedConfig) -> Mapping[int, Mapping[str, object]]:
     """The fields that single layers override, by layer."""
-    return config._heterogeneity_spec.per_layer_overrides if config.is_heterogeneous else {}
+    return (
+        config._heterogeneity_spec.per_layer_overrides if getattr(config, "is_heterogeneous", False) else {}
+    )
 
 
 def small_overrides(config: PretrainedConfig, kept: Kept) -> dict[int, dict[str, object]]:

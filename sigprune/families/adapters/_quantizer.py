@@ -29,6 +29,7 @@ from sigprune.values.manifest import SCHEMA, Entry
 from sigprune.values.packed import KEY, manifests_in_files
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
     from transformers.core_model_loading import ConversionOps, WeightConverter
@@ -79,6 +80,7 @@ def register(unpack: Unpack) -> None:
         """Decodes the packed files among those that a model is loaded from; dense files load as ever."""
 
         entries: Mapping[str, Entry] = {}
+        shapes: Mapping[str, torch.Size] = {}
 
         @property
         def is_trainable(self) -> bool:
@@ -94,6 +96,19 @@ def register(unpack: Unpack) -> None:
         ) -> PreTrainedModel:
             manifests = manifests_in_files([Path(file) for file in checkpoint_files or ()])
             self.entries = {name: e for manifest in manifests for name, e in manifest.tensors.items()}
+            self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+            return model
+
+        def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: object) -> PreTrainedModel:
+            """Older transformers (5.10) sets tensors of any shape where a quantizer is at work."""
+            if getattr(model, "_tp_size", None) in {None, 1}:
+                for name, tensor in model.state_dict().items():
+                    if tensor.shape != self.shapes.get(name, tensor.shape):
+                        raise CheckpointError(
+                            f"{name}: the model's configuration has the shape {tuple(self.shapes[name])}, its "
+                            f"files {tuple(tensor.shape)}; load it as it was saved and change it afterwards, "
+                            "or use a newer transformers with ignore_mismatched_sizes"
+                        )
             return model
 
         def get_weight_conversions(self) -> list[WeightConverter]:

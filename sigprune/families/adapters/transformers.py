@@ -92,6 +92,7 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     source = f"{HUB}{hub_id}" if plain_name(hub_id) else hub_id
     source = f"{source}@{revision}" if revision else source
     (own, _), (config, task) = configured(source, {}), configured(source, args)
+    _forget_packing(config)  # the weights are the dense ones
     kind, folder = class_for(config, task), folder_of(source)
     weights_of(source, folder, named=vars(own).get("transformers_weights"), sharded=True)
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -188,10 +189,15 @@ def rebuild(folder: Path) -> nn.Module:
         raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
 
 
-def _fresh(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+def _forget_packing(config: PretrainedConfig) -> None:
+    """The plug-in's entry says how packed files are stored, not what the model is."""
     stored = vars(config).get("quantization_config")
     if isinstance(stored, dict) and stored.get("quant_method") == KEY:
-        del config.quantization_config  # it says how files are stored, not what the model is
+        del config.quantization_config
+
+
+def _fresh(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    _forget_packing(config)
     # in the dtype of the configuration; buffers that are float32 whatever it is, as frequencies are, stay so
     return cast("PreTrainedModel", kind._from_config(config))
 
