@@ -105,8 +105,8 @@ def register(unpack: Unpack) -> None:
                 for name, tensor in model.state_dict().items():
                     if tensor.shape != self.shapes.get(name, tensor.shape):
                         raise CheckpointError(
-                            f"{name}: the model's configuration has the shape {tuple(self.shapes[name])}, its "
-                            f"files {tuple(tensor.shape)}; load it as it was saved and change it afterwards, "
+                            f"{name}: the configuration gives it the shape {tuple(self.shapes[name])}, the "
+                            f"files have {tuple(tensor.shape)}; load it as it was saved and change it afterwards, "
                             "or use a newer transformers with ignore_mismatched_sizes"
                         )
             return model
