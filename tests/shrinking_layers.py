@@ -64,9 +64,8 @@ def kept_layers(config: PretrainedConfig) -> Kept:
 
 def overrides(config: PretrainedConfig) -> Mapping[int, Mapping[str, object]]:
     """The fields that single layers override, by layer."""
-    return (
-        config._heterogeneity_spec.per_layer_overrides if getattr(config, "is_heterogeneous", False) else {}
-    )
+    spec = getattr(config, "_heterogeneity_spec", None)  # older transformers have none
+    return {} if spec is None else spec.per_layer_overrides
 
 
 def small_overrides(config: PretrainedConfig, kept: Kept) -> dict[int, dict[str, object]]:

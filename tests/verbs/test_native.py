@@ -140,6 +140,25 @@ def test_other_dtypes_and_other_heads(made: tuple[nn.Module, Path]) -> None:
     assert all(torch.equal(p, inner[name]) for name, p in base.named_parameters() if name in inner)
 
 
+@pytest.mark.parametrize("variant", [None, "sparse"])
+@pytest.mark.parametrize("ignore", [False, True])
+def test_no_tensor_has_another_shape_than_its_configuration(
+    tmp_path: Path, variant: str | None, *, ignore: bool
+) -> None:
+    """Older transformers set tensors of any shape where a quantizer is at work; the plug-in refuses them."""
+    model = open_model("transformers:vit", args=LIBRARIES["transformers:vit"] | {"num_labels": 7}).eval()
+    save(tmp_path / "x", *pruned(model))
+    options = {"num_labels": 3, "ignore_mismatched_sizes": ignore, "variant": variant}
+    try:
+        loaded = type(model).from_pretrained(tmp_path / "x", **options)
+    except (CheckpointError, RuntimeError) as error:
+        assert not ignore or isinstance(error, CheckpointError)
+        assert "classifier" in str(error) or "ignore_mismatched_sizes" in str(error)
+    else:
+        assert ignore
+        assert loaded.classifier.weight.shape == (3, model.config.hidden_size)
+
+
 def test_damage_is_an_error(tmp_path: Path) -> None:
     model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
     save(tmp_path / "x", *pruned(model))

@@ -106,8 +106,8 @@ def register(unpack: Unpack) -> None:
                     if tensor.shape != self.shapes.get(name, tensor.shape):
                         raise CheckpointError(
                             f"{name}: the configuration gives it the shape {tuple(self.shapes[name])}, the "
-                            f"files have {tuple(tensor.shape)}; load it as it was saved and change it afterwards, "
-                            "or use a newer transformers with ignore_mismatched_sizes"
+                            f"files have {tuple(tensor.shape)}; load it as it was saved and change it "
+                            "afterwards, or use a newer transformers with ignore_mismatched_sizes"
                         )
             return model
 
