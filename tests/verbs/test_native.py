@@ -149,11 +149,14 @@ def test_no_tensor_has_another_shape_than_its_configuration(
     model = open_model("transformers:vit", args=LIBRARIES["transformers:vit"] | {"num_labels": 7}).eval()
     save(tmp_path / "x", *pruned(model))
     options = {"num_labels": 3, "ignore_mismatched_sizes": ignore, "variant": variant}
+    loaded, refusal = None, None
     try:
         loaded = type(model).from_pretrained(tmp_path / "x", **options)
     except (CheckpointError, RuntimeError) as error:
-        assert not ignore or isinstance(error, CheckpointError)
-        assert "classifier" in str(error) or "ignore_mismatched_sizes" in str(error)
+        refusal = error
+    if loaded is None:
+        assert not ignore or isinstance(refusal, CheckpointError)
+        assert "ignore_mismatched_sizes" in str(refusal)
     else:
         assert ignore
         assert loaded.classifier.weight.shape == (3, model.config.hidden_size)
