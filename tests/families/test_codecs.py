@@ -18,6 +18,7 @@ from sigprune.base.seeds import generator
 from sigprune.families.codecs import _exponents, codecs
 from sigprune.families.codecs._levels import Order
 from sigprune.values.bits import as_integers
+from tests.levels import by_rows_and_columns, levels_at_any_price
 
 DTYPES = [
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -51,14 +52,6 @@ def fitting(name: str, keep: Tensor) -> Tensor:
         return torch.ones_like(keep) if name == "two_four" else keep
     order = torch.rand(keep.numel() // 4, 4, generator=generator(3, "mask")).argsort(1)
     return (order < 2).reshape(keep.shape)
-
-
-def by_rows_and_columns(shape: tuple[int, ...]) -> Tensor:
-    """A mask whose odds are the product of one factor of the row and one of the column."""
-    stream = generator(4, "mask")
-    rows, columns = shape[0], math.prod(shape[1:])
-    odds = torch.randn(rows, 1, generator=stream) + torch.randn(1, columns, generator=stream)
-    return (torch.rand(rows, columns, generator=stream) < torch.sigmoid(3 * odds - 2)).reshape(shape)
 
 
 def misaligned(part: Tensor) -> Tensor:
@@ -214,11 +207,18 @@ def test_compact_reads_what_the_page_says() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.bool], ids=str)
 def test_masks_of_rows_and_columns_are_coded_by_levels(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     tensor, keep = any_bits(shape, dtype), by_rows_and_columns(shape)
-    check_round_trip("compact", tensor, keep)
-    positions = codecs.get("compact").encode(tensor, keep)["_sparse_positions"]
+    plain = codecs.get("compact").encode(tensor, keep)["_sparse_positions"]
+    with levels_at_any_price():
+        check_round_trip("compact", tensor, keep)
+        positions = codecs.get("compact").encode(tensor, keep)["_sparse_positions"]
     assert positions[0] == 2
     shuffled = keep.reshape(-1)[torch.randperm(keep.numel(), generator=generator(5, "mask"))].reshape(shape)
-    assert len(positions) < 0.9 * len(codecs.get("compact").encode(tensor, shuffled)["_sparse_positions"])
+    without = codecs.get("compact").encode(tensor, shuffled)["_sparse_positions"]
+    assert without[0] != 2
+    if keep.numel() > 10_000:
+        assert len(positions) < 0.9 * len(without)
+    # levels take time to decode, which small savings are not worth
+    assert plain[0] == (2 if keep.numel() > 100_000 else 0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -236,7 +236,7 @@ def test_the_order_of_levels_is_that_of_the_page(data: st.DataObject) -> None:
     some = np.flatnonzero(MASKS["third"](size).numpy())
     assert np.array_equal(order.places(some), expected[some])
     sums = (rows[row].astype(int) + columns[column])[expected]
-    assert order.bounds.tolist() == [0, *(np.flatnonzero(np.diff(sums)) + 1), size]
+    assert order.bounds().tolist() == [0, *(np.flatnonzero(np.diff(sums)) + 1), size]
 
 
 @pytest.mark.parametrize("kinds", [1, 2, 3, 5, 6, 15, 16, 40, 256])
@@ -257,7 +257,8 @@ def test_frequent_bytes_are_digits(kinds: int, kept: int) -> None:
 
 def test_levels_that_would_take_more_than_the_tensor_are_refused() -> None:
     keep = by_rows_and_columns((96, 64))
-    parts = codecs.get("compact").encode(torch.ones(96, 64), keep)
+    with levels_at_any_price():
+        parts = codecs.get("compact").encode(torch.ones(96, 64), keep)
     kept, positions = int(keep.sum()), parts["_sparse_positions"].numpy().tobytes()
     for shape in [(6144,), (6144, 1), (128, 64)]:
         with pytest.raises(CheckpointError):

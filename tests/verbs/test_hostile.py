@@ -9,10 +9,12 @@ import resource
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigprune.base.errors import CheckpointError
@@ -26,6 +28,7 @@ from sigprune.verbs.inspecting import check, inspect
 from sigprune.verbs.opening import describe
 from sigprune.verbs.pruning import apply_, prune
 from sigprune.verbs.transferring import load_mask
+from tests.levels import by_rows_and_columns, levels_at_any_price
 
 EACH = 3500
 """Mutated files of each codec: more than 10,000 together."""
@@ -44,18 +47,24 @@ class Net(nn.Module):
         return self.norm(self.first(x)[:, :4])
 
 
-@pytest.fixture(scope="module", params=codecs.names())
+@pytest.fixture(scope="module", params=[*codecs.names(), "compact by levels"])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Net]:
     torch.manual_seed(0)
     model = Net()
     view = describe(model, example=torch.zeros(2, 16))
-    if request.param == "two_four":
+    codec, _, levels = request.param.partition(" by ")
+    if codec == "two_four":
         mask = prune(view, sparsity=0.5, score="magnitude", pattern="n_m", allocation="uniform")
     else:
         mask = prune(view, sparsity=0.75, score="magnitude")
-    apply_(view, mask)
     folder = tmp_path_factory.mktemp("hostile") / "x"
-    save(folder, view, mask, codec=request.param)
+    with levels_at_any_price() if levels else nullcontext():
+        if levels:
+            mask = Mask({**mask.keep, "first.weight": by_rows_and_columns((12, 16))})
+        apply_(view, mask)
+        save(folder, view, mask, codec=codec)
+    if levels:
+        assert load_file(folder / PACKED)["first.weight_sparse_positions"][0] == 2
     return folder, model
 
 

@@ -41,9 +41,9 @@ def decode(part: Bytes, kept: int) -> Bytes:
     places = np.arange((size + 1) ** digits)[:, None] // (size + 1) ** np.arange(digits) % (size + 1)
     if length and packed.max() >= len(places):
         raise CheckpointError(f"digits beyond a table of {size} values; the file is damaged")
-    of_codes = np.append(table, np.uint8(0))[places], (places == size).view(np.uint8)
-    found, is_rare = (each.take(packed, axis=0).reshape(-1)[:kept] for each in of_codes)
-    return _with_rare(found, ones_of(is_rare), others)
+    other = np.uint8(min(set(range(_MOST + 1)) - set(table.tolist())))
+    found = np.append(table, other)[places].take(packed, axis=0).reshape(-1)[:kept]
+    return _with_rare(found, ones_of((found == other).view(np.uint8)), others)
 
 
 def _with_rare(found: Bytes, rare: Integers, others: Bytes) -> Bytes:

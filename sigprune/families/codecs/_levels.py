@@ -42,10 +42,8 @@ def levels(keep: NDArray[np.bool_]) -> tuple[Bytes, Bytes] | None:
 class Order:
     """Entries of a matrix by the sum of their row's and column's levels, then by the row's, then row-major.
 
-    It is made of segments: the entries of one row in the columns of one level.
-
-    Attributes:
-        bounds: where each sum of levels starts in this order, and the number of entries.
+    It is made of segments: the entries of one row in the columns of one level. Cells are the segments of rows
+    of one level and columns of one level.
     """
 
     def __init__(self, rows: Bytes, columns: Bytes) -> None:
@@ -58,32 +56,34 @@ class Order:
             raise CheckpointError(f"a level of {max(rows.max(), columns.max())}, expected less than {LEVELS}")
         if _COLUMNS * int(np.count_nonzero(np.bincount(columns))) > len(columns):
             raise CheckpointError(f"too many levels for {len(columns)} columns")
-        self._columns = columns
-        by_row, first_row, self._row_rank = _sorted(rows)
-        self._across, first_column, self._column_rank = _sorted(columns)
-        heights, widths = np.diff(first_row), np.diff(first_column)
-        self._wide = len(widths)
-        row, column = np.divmod(np.arange(len(heights) * len(widths)), self._wide)
+        self._rows, self._columns = rows, columns
+        by_row, first_row = _sorted(rows)
+        self._across, first_column = _sorted(columns)
+        heights, widths = first_row[1:] - first_row[:-1], first_column[1:] - first_column[:-1]
+        row, column = np.divmod(np.arange(len(heights) * len(widths)), len(widths))
         cells = np.lexsort((row, row + column))
-        cells = cells[heights[row[cells]] * widths[column[cells]] > 0]
-        row, column = row[cells], column[cells]
-        height, first = heights[row], np.concatenate([[0], np.cumsum(heights[row])])
-        down = np.arange(first[-1]) + np.repeat(first_row[row] - first[:-1], height)
-        self._ends = np.cumsum(np.repeat(widths[column], height))
+        self._row, self._column = row, column = row[cells], column[cells]
+        height = heights[row]
+        self._first = first = np.concatenate([[0], height.cumsum()])
+        down = np.arange(first[-1]) + (first_row[row] - first[:-1]).repeat(height)
+        self._ends = widths[column].repeat(height).cumsum()
         self._starts = np.concatenate([[0], self._ends[:-1]])
         self._base = by_row[down] * len(columns)
-        self._shift = np.repeat(first_column[column], height) - self._starts
-        self._levels_of_rows = rows
-        self._cell = np.zeros(len(heights) * len(widths), dtype=np.int64)
-        self._cell[cells] = first[:-1]
-        sums = row + column
-        self.bounds = np.append(self._starts[first[np.searchsorted(sums, np.unique(sums))]], self._ends[-1])
+        self._shift = first_column[column].repeat(height) - self._starts
+
+    def bounds(self) -> Integers:
+        """Where each sum of levels that occurs starts in this order, and the number of entries."""
+        sums = np.flatnonzero(np.diff(self._row + self._column, prepend=-1))
+        starts = np.append(self._starts, self._ends[-1:])[self._first[sums]]
+        return np.unique(np.append(starts, self._ends[-1]))
 
     def positions(self, places: Integers) -> Integers:
         """Row-major places -> positions in this order, in the order of the places."""
         rows, columns = np.divmod(places, len(self._columns))
-        cells = self._levels_of_rows[rows].astype(np.int64) * self._wide + self._columns[columns]
-        found: Integers = self._starts[self._cell[cells] + self._row_rank[rows]] + self._column_rank[columns]
+        first = np.zeros((LEVELS, LEVELS), dtype=np.int64)
+        first[self._row, self._column] = self._first[:-1]
+        segments = first[self._rows[rows], self._columns[columns]] + _ranks(self._rows)[rows]
+        found: Integers = self._starts[segments] + _ranks(self._columns)[columns]
         return found
 
     def places(self, positions: Integers) -> Integers:
@@ -93,18 +93,22 @@ class Order:
         first, last = np.searchsorted(self._ends, positions[[0, -1]], side="right")
         own = slice(first, last + 1)
         counts = np.diff(np.searchsorted(positions, self._ends[own]), prepend=0)
-        across = positions + np.repeat(self._shift[own], counts)
-        found: Integers = np.repeat(self._base[own], counts) + self._across[across]
+        across = positions + self._shift[own].repeat(counts)
+        found: Integers = self._base[own].repeat(counts) + self._across[across]
         return found
 
 
-def _sorted(found: Bytes) -> tuple[Integers, Integers, Integers]:
-    """Indices by level, the first of each level among them, and the rank of each index within its level."""
-    order = np.argsort(found, kind="stable")
-    first = np.concatenate([[0], np.cumsum(np.bincount(found))])
-    rank = np.empty(len(found), dtype=np.int64)
-    rank[order] = np.arange(len(found)) - first[found[order]]
-    return order, first, rank
+def _sorted(found: Bytes) -> tuple[Integers, Integers]:
+    """Indices by level, and the first of each level among them."""
+    return np.argsort(found, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(found))])
+
+
+def _ranks(found: Bytes) -> Integers:
+    """The rank of each index within its level."""
+    order, first = _sorted(found)
+    ranks = np.empty(len(found), dtype=np.int64)
+    ranks[order] = np.arange(len(found)) - first[found[order]]
+    return ranks
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:

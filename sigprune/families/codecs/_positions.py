@@ -21,10 +21,12 @@ _DENSE, _RARE = 0.15, 0.004
 """Densities from which bits, and below which a slower search, may give the smaller positions."""
 _FEW = 512
 """Kept entries from which levels may pay, and that a frame of them holds at least."""
+_WORTH = 1500, 0.05
+"""Bytes that levels must save, and bytes for each kept entry: some eight for each microsecond they take."""
 
 
 def encode(keep: Tensor) -> tuple[Bytes, Integers]:
-    """The smallest of the three, and row-major places of kept entries in the order in which it has them."""
+    """The smallest way, levels if they are worth it; and row-major places of kept entries in its order."""
     mask = keep.cpu().contiguous()
     places = np.flatnonzero(mask.reshape(-1).numpy())
     density = len(places) / max(mask.numel(), 1)
@@ -34,11 +36,15 @@ def encode(keep: Tensor) -> tuple[Bytes, Integers]:
         found.append((_part(BITS, frame(pack_bits(keep))), places))
     if density <= _RARE:
         found.append((_part(GAPS, frame(text, level=19)), places))
-    if len(places) >= _FEW and as_matrix(tuple(keep.shape)):
-        found_levels = levels(mask.flatten(1).numpy())
-        if found_levels is not None:
-            found.append(_by_levels(*found_levels, places))
-    return min(found, key=lambda each: len(each[0]))
+    best = min(found, key=lambda each: len(each[0]))
+    if len(places) < _FEW or as_matrix(tuple(keep.shape)) is None:
+        return best
+    found_levels = levels(mask.flatten(1).numpy())
+    if found_levels is None:
+        return best
+    ordered = _by_levels(*found_levels, places)
+    worth = _WORTH[0] + _WORTH[1] * len(places)
+    return ordered if len(best[0]) - len(ordered[0]) >= worth else best
 
 
 def bits(part: Bytes, size: int) -> Bytes | None:
@@ -79,16 +85,17 @@ def _by_levels(rows: Bytes, columns: Bytes, places: Integers) -> tuple[Bytes, In
     positions = order.positions(places)
     way = np.argsort(positions)
     positions = positions[way]
-    firsts = np.searchsorted(positions, order.bounds)
-    dense = np.diff(firsts) > _DENSE * np.diff(order.bounds)
+    bounds = order.bounds()
+    firsts = np.searchsorted(positions, bounds)
+    dense = np.diff(firsts) > _DENSE * np.diff(bounds)
     sparse = len(dense) - int(np.argmin(np.append(dense[::-1], False)))
-    turn = int(order.bounds[sparse])
+    turn = int(bounds[sparse])
     text, ends = _gaps(positions[: firsts[sparse]], turn)
     bits = np.zeros(size - turn, dtype=np.uint8)
     bits[positions[firsts[sparse] :] - turn] = 1
     # a frame, so a table of codes, for the gaps that end in one sum of levels, and for the bits of one
     cuts = [ends[at - 1] for at in _apart(firsts[1:sparse], int(firsts[sparse]))]
-    byte_cuts = _apart((order.bounds[sparse + 1 : -1] - turn) // 8, len(bits) // 8)
+    byte_cuts = _apart((bounds[sparse + 1 : -1] - turn) // 8, len(bits) // 8)
     head = np.frombuffer(turn.to_bytes(8, "little"), dtype=np.uint8)
     texts = [*np.split(text, cuts), *np.split(np.packbits(bits, bitorder="little"), byte_cuts)]
     frames = [frame(each) for each in (np.concatenate([rows, columns, head]), *texts) if len(each)]
