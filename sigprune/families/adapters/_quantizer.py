@@ -101,18 +101,24 @@ def register(unpack: Unpack) -> None:
 
         def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: object) -> PreTrainedModel:
             """Older transformers (5.10) sets tensors of any shape where a quantizer is at work."""
-            if getattr(model, "_tp_size", None) in {None, 1}:
-                for name, tensor in model.state_dict().items():
-                    if tensor.shape != self.shapes.get(name, tensor.shape):
-                        raise CheckpointError(
-                            f"{name}: the configuration gives it the shape {tuple(self.shapes[name])}, the "
-                            f"files have {tuple(tensor.shape)}; load it as it was saved and change it "
-                            "afterwards, or use a newer transformers with ignore_mismatched_sizes"
-                        )
+            _expect_shapes(model, self.shapes)
             return model
 
         def get_weight_conversions(self) -> list[WeightConverter]:
             return _converters(self, self.entries, unpack) if self.entries else []
+
+
+def _expect_shapes(model: PreTrainedModel, shapes: Mapping[str, torch.Size]) -> None:
+    """Make sure that no tensor has another shape than before; parts of split weights have."""
+    if getattr(model, "_tp_size", None) not in {None, 1}:
+        return
+    for name, tensor in model.state_dict().items():
+        if tensor.shape != shapes.get(name, tensor.shape):
+            raise CheckpointError(
+                f"{name}: the configuration gives it the shape {tuple(shapes[name])}, the files have "
+                f"{tuple(tensor.shape)}; load it as it was saved and change it afterwards, or use a newer "
+                "transformers with ignore_mismatched_sizes"
+            )
 
 
 def _converters(
