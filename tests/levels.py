@@ -25,5 +25,5 @@ def by_rows_and_columns(shape: tuple[int, ...]) -> Tensor:
 @contextmanager
 def levels_at_any_price() -> Iterator[None]:
     """Levels are written wherever a tensor has them, in frames of any size, however little they save."""
-    with patch.object(_positions, "_WORTH", (-math.inf, 0)), patch.object(_positions, "_FEW", 1):
+    with patch.multiple(_positions, _WORTH=(-math.inf, 0), _FEW=1, _MOST=math.inf):
         yield

@@ -217,8 +217,25 @@ def test_masks_of_rows_and_columns_are_coded_by_levels(shape: tuple[int, ...], d
     assert without[0] != 2
     if keep.numel() > 10_000:
         assert len(positions) < 0.9 * len(without)
-    # levels take time to decode, which small savings are not worth
-    assert plain[0] == (2 if keep.numel() > 100_000 else 0)
+    # levels take time to decode, which small savings and many kept entries are not worth
+    assert plain[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "by_levels"),
+    [((400, 500), torch.float32, True), ((400, 500), torch.int8, False), ((40, 50), torch.float32, False)],
+)
+def test_levels_are_written_where_they_are_worth_their_time(
+    shape: tuple[int, int], dtype: torch.dtype, by_levels: bool
+) -> None:
+    """They must save something, of tensors of which little is kept."""
+    stream = generator(4, "mask")
+    rows, columns = torch.randn(shape[0], 1, generator=stream), torch.randn(1, shape[1], generator=stream)
+    keep = torch.rand(shape, generator=stream) < torch.sigmoid(3 * (rows + columns) - 6)
+    assert 0.04 < float(keep.double().mean()) < 0.2
+    tensor = any_bits(shape, dtype)
+    check_round_trip("compact", tensor, keep)
+    assert (codecs.get("compact").encode(tensor, keep)["_sparse_positions"][0] == 2) == by_levels
 
 
 @settings(max_examples=100, deadline=None)

@@ -21,12 +21,19 @@ _DENSE, _RARE = 0.15, 0.004
 """Densities from which bits, and below which a slower search, may give the smaller positions."""
 _FEW = 512
 """Kept entries from which levels may pay, and that a frame of them holds at least."""
-_WORTH = 1500, 0.05
-"""Bytes that levels must save, and bytes for each kept entry: some eight for each microsecond they take."""
+_WORTH = 1500, 0.03
+"""Bytes that levels must save, and bytes for each kept entry, for the time that they take to decode."""
+_MOST = 0.05
+"""Kept entries for each byte of the dense tensor up to which levels decode about a GB of it a second."""
 
 
-def encode(keep: Tensor) -> tuple[Bytes, Integers]:
-    """The smallest way, levels if they are worth it; and row-major places of kept entries in its order."""
+def encode(keep: Tensor, width: int) -> tuple[Bytes, Integers]:
+    """The smallest way, levels if they are worth it; and row-major places of kept entries in its order.
+
+    Args:
+        keep: the mask.
+        width: bytes of an entry.
+    """
     mask = keep.cpu().contiguous()
     places = np.flatnonzero(mask.reshape(-1).numpy())
     density = len(places) / max(mask.numel(), 1)
@@ -37,7 +44,8 @@ def encode(keep: Tensor) -> tuple[Bytes, Integers]:
     if density <= _RARE:
         found.append((_part(GAPS, frame(text, level=19)), places))
     best = min(found, key=lambda each: len(each[0]))
-    if len(places) < _FEW or as_matrix(tuple(keep.shape)) is None:
+    few_or_many = not _FEW <= len(places) <= _MOST * width * mask.numel()
+    if few_or_many or as_matrix(tuple(keep.shape)) is None:
         return best
     found_levels = levels(mask.flatten(1).numpy())
     if found_levels is None:

@@ -27,7 +27,7 @@ def encode(tensor: Tensor, keep: Tensor) -> dict[str, Tensor]:
     Cost: a few passes; memory: some integers per kept entry, one boolean per entry.
     """
     width = tensor.dtype.itemsize
-    positions, places = _positions.encode(keep)
+    positions, places = _positions.encode(keep, width)
     values = words_of(tensor.cpu().contiguous())[places]
     if tensor.dtype.is_floating_point:
         values = _rotated(values, 1)
