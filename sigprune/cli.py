@@ -12,6 +12,7 @@ import typer
 
 from sigprune import __version__
 from sigprune.base.errors import BadInput
+from sigprune.base.printing import printable
 from sigprune.cli_check import check
 from sigprune.cli_hub import pull, push
 from sigprune.cli_options import (
@@ -229,7 +230,7 @@ def validate(
     if as_json:
         typer.echo(json.dumps({"digest": checked.digest, "recipe": checked.resolved()}, indent=2))
     else:
-        typer.echo(f"# digest {checked.digest}\n{checked.to_yaml()}", nl=False)
+        typer.echo(printable(f"# digest {checked.digest}\n{checked.to_yaml()}", "\n"), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -107,8 +107,9 @@ def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
     layers = _rows(facts["layers"])
     print_rows(console, [{**row, "shape": _shape(row["shape"])} for row in layers])
     kept, total = (int(_number(facts[key])) for key in ("kept", "total"))
+    what, library, codec = (cell(facts[key] or "none") for key in ("architecture", "library", "codec"))
     console.print(
-        f"\n{cell(facts['architecture'])} ({cell(facts['library'])}), codec {facts['codec'] or 'none'}: "
+        f"\n{what} ({library}), codec {codec}: "
         f"{kept_words(kept, total, len(layers), _number(facts['sparsity']))}"
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
@@ -136,7 +137,7 @@ def _told(value: Plain) -> str:
         words = (
             f"{value['name']} ({options})" if "name" in value and options else options or value.get("name")
         )
-        return "(see --json)" if nested else str(words)
+        return "(see --json)" if nested else str(words or "")
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from sigprune.base.printing import printable
 from sigprune.cli import main
+from sigprune.effects.card import plain_card
 from sigprune.families.codecs import codecs
+from sigprune.values.packed import read_manifest
 from sigprune.verbs.writing import PackedWriter
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b1A\u202egpj\r[red]x[/red]\nverified, every bit: 9 masked tensors"
@@ -29,10 +32,11 @@ def test_escapes_are_those_of_json(text: str) -> None:
     assert printable(text, "\n").count("\n") == text.count("\n")
 
 
-def written(folder: Path, tensor: torch.Tensor) -> Path:
+def written(folder: Path, tensor: torch.Tensor, codec: str = "bitmask") -> Path:
     """A packed file whose every text is hostile; it is damaged if the tensor is not that of its mask."""
-    provenance = {HOSTILE: HOSTILE, "versions": {HOSTILE: HOSTILE}}
-    writer = PackedWriter(folder, HOSTILE, HOSTILE, {}, provenance, codecs.choose("bitmask"))
+    provenance = {HOSTILE: HOSTILE, "versions": {HOSTILE: HOSTILE}, "pattern": {HOSTILE: HOSTILE}}
+    codec = replace(codecs.choose("bitmask"), name=codec)
+    writer = PackedWriter(folder, HOSTILE, HOSTILE, {}, provenance, codec)
     writer.add(HOSTILE, tensor, torch.eye(4, dtype=torch.bool))
     writer.close()
     return folder
@@ -47,7 +51,8 @@ def odd(text: str) -> set[str]:
 def test_inspect_escapes_what_a_file_says(
     tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["inspect", str(written(tmp_path, torch.eye(4))), option]
+    codec = "bitmask" if option == "--verify" else HOSTILE
+    words = ["inspect", str(written(tmp_path, torch.eye(4), codec)), option]
     assert main([word for word in words if word]) == 0
     printed = capsys.readouterr().out
     assert odd(printed) == {"\n"}
@@ -56,6 +61,25 @@ def test_inspect_escapes_what_a_file_says(
     assert len(claims) == (option == "--verify")
     if option == "--json":
         assert json.loads(printed)["architecture"] == HOSTILE
+
+
+def test_a_recipe_is_printed_with_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text('model: {ref: "timm:test_vit\\u202e\\u2066"}\n')
+    assert main(["validate", str(tmp_path / "recipe.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert odd(printed) == {"\n"}
+    assert "test_vit\\u202e\\u2066" in printed
+
+
+def test_a_card_has_no_headings_of_a_manifest(tmp_path: Path) -> None:
+    evil = "x\n# Heading <img src=x>"
+    provenance = {"pattern": {"name": evil, evil: evil}, "score": evil}
+    writer = PackedWriter(tmp_path, "timm", "net", {}, provenance, codecs.choose("bitmask"))
+    writer.add("weight", torch.eye(4), torch.eye(4, dtype=torch.bool))
+    writer.close()
+    card = plain_card(read_manifest(tmp_path))
+    assert "\n# Heading" not in card
+    assert card.count("Heading") == card.count("`x # Heading <img src=x>`") == 4
 
 
 def test_errors_escape_what_a_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

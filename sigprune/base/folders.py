@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from sigprune.base.errors import BadInput, FolderExists, NoSpace
-from sigprune.base.exchanging import exchange
+from sigprune.base.exchanging import exchange, exchangeable, interchangeable
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -21,10 +21,11 @@ def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator
     """A temporary folder whose files become those of ``folder`` when the block ends; it vanishes on an error.
 
     A folder appears, or takes the place of one that is there, by one renaming, so that even a process that
-    is killed leaves the old state or the new one; the temporary folder lies beside it, or beside the first
-    of its parents that is missing, so that the move stays on one disk and a failure leaves no empty parents.
-    A folder that exists and must stay the same one (a mount point, the current folder, somebody else's, one
-    in a folder that cannot be written to; any, where the system cannot exchange two) is filled file by file.
+    is killed leaves the old state or the new one (perhaps with a hidden ``.NAME.PID-0.part`` beside it). The
+    temporary folder lies beside the target, or beside the first of its parents that is missing, so that the
+    move stays on one disk and a failure leaves no empty parents. A folder that must stay the same one (with
+    mounts, the current folder, another owner, group or access list; outside Linux any) is filled file by
+    file.
 
     Args:
         folder: the target; it may exist if it is empty.
@@ -52,7 +53,7 @@ def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator
     try:
         yield staging
         _refuse(target, replace, besides=staging)
-        _move(staging, target)
+        _move(staging, target, replace)
     except BaseException as error:  # Ctrl-C too leaves nothing behind
         needs = _needed(error, staging)
         shutil.rmtree(staging, ignore_errors=True)
@@ -84,10 +85,14 @@ def bytes_in(folder: Path, *, but: Path | None = None) -> int:
 def _staging(target: Path, replace: Collection[str]) -> Path:
     try:
         _refuse(target, replace)
-        if target.exists() and _stays(target):
-            path = _hidden(target, "part")
-        else:
-            path = _hidden_beside(target if target.exists() else _missing(target), "part")
+        if target.exists() and exchangeable(target):
+            path = _hidden_beside(target, "part")
+            path.mkdir()
+            if interchangeable(path, target):
+                shutil.copymode(target, path)
+                return path
+            path.rmdir()
+        path = _hidden(target, "part") if target.exists() else _hidden_beside(_missing(target), "part")
         path.mkdir()
     except OSError as error:
         raise BadInput(f"{target}: no folder can be written there: {error.strerror or error}") from error
@@ -105,15 +110,6 @@ def _refuse(target: Path, replace: Collection[str], besides: Path | None = None)
             f"{target}: the folder holds other things ({min(found)}, ...) and no {' or '.join(replace)}: "
             "nothing shows that sigprune wrote it, so it is not replaced; choose another folder"
         )
-
-
-def _stays(folder: Path) -> bool:
-    """Whether an existing folder must remain the same one."""
-    return (
-        os.path.ismount(folder)
-        or Path.cwd().is_relative_to(folder)
-        or not os.access(folder.parent, os.W_OK | os.X_OK)
-    )
 
 
 def _missing(target: Path) -> Path:
@@ -145,24 +141,21 @@ def _hidden(folder: Path, suffix: str, stem: str = "") -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _move(staging: Path, target: Path) -> None:
+def _move(staging: Path, target: Path, replace: Collection[str]) -> None:
     """Put the files in place; if that fails midway, the old ones come back."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(target)
-    elif staging.parent == target or not _exchanged(staging, target):
+    elif staging.parent == target or not exchange(staging, target):
         _fill(target, staging)
     else:
+        try:
+            _refuse(staging, replace)  # what was the target: another process may have written there
+        except BadInput:
+            exchange(staging, target)
+            _refuse(target, replace)
+            raise
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _exchanged(staging: Path, target: Path) -> bool:
-    """Whether the two folders have swapped their names, in one step."""
-    old, new = target.stat(), staging.stat()
-    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-        return False
-    shutil.copymode(target, staging)
-    return exchange(staging, target)
 
 
 def _fill(target: Path, staging: Path) -> None:

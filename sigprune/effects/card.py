@@ -165,7 +165,7 @@ def _told(value: Plain) -> str:
     if isinstance(value, list):
         return ", ".join(map(_told, value)) or "nothing"
     if isinstance(value, dict):  # a member and its options
-        options = ", ".join(f"{key} {_told(one)}" for key, one in value.items() if key != "name")
+        options = ", ".join(f"{_told(key)} {_told(one)}" for key, one in value.items() if key != "name")
         return _told(value.get("name")) + (f" ({options})" if options else "")
     return f"`{' '.join(value.split())}`" if isinstance(value, str) else str(value)
 

@@ -24,7 +24,7 @@ from sigprune.families.scores import scores as choices
 from sigprune.values.layout import Shape
 from sigprune.values.view import View
 from sigprune.verbs.beside import copy_beside
-from sigprune.verbs.converting import origin
+from sigprune.verbs.converting import base_name, origin
 from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
 from sigprune.verbs.pruning import Method
@@ -165,10 +165,17 @@ def _chooser(
 def _composition(method: Method) -> dict[str, Plain]:
     """What a manifest says of the allocation and the pattern, where they are not the usual ones."""
     allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
-    told = {"allocation": (allocation.name, allocation.options), "pattern": (pattern.name, pattern.options)}
+    chosen = ("allocation", allocation.name, allocation.options), ("pattern", pattern.name, pattern.options)
     return {
-        key: {"name": name, **options} for key, (name, options) in told.items() if name != vars(_METHOD)[key]
+        key: {"name": name, **{option: _public(value) for option, value in options.items()}}
+        for key, name, options in chosen
+        if name != vars(_METHOD)[key]
     }
+
+
+def _public(value: Plain) -> Plain:
+    """Of a path its last part."""
+    return base_name(value) if isinstance(value, str) else value
 
 
 class _Scores:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.allocations import Allocation
-from sigprune.families.patterns import Allocate, Pattern
+from sigprune.families.patterns import Allocate, FixedPattern, Pattern
 from sigprune.families.schedules import Schedule
 from sigprune.values.composition import objection
 from sigprune.values.layout import Shape
@@ -68,14 +69,19 @@ class Selector:
             shapes: of all weights; nothing was removed yet.
             budget: entries to keep in all.
             draw: as above.
+
+        Raises:
+            BadInput: the allocation looks at scores, or the sparsity is none that it or the pattern has.
         """
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         scores = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         ranking = self._ranking(scores, sizes, budget, draw)
-        fixed: Allocate | None = getattr(self.pattern.member, "counts", None)
-        if fixed is not None:
-            return fixed(ranking, **self.pattern.options)
-        return self.allocation.member.allocate(ranking, **self.allocation.options)
+        if self.pattern.member.COUNTS == "fixed":
+            return cast(FixedPattern, self.pattern.member).counts(ranking, **self.pattern.options)
+        try:
+            return self.allocation.member.allocate(ranking, **self.allocation.options)
+        except (RuntimeError, NotImplementedError) as error:  # of values that the meta device does not have
+            raise BadInput(f"the allocation {self.allocation.name!r} needs scores to count with") from error
 
     def of_counts(self, ranked: Tensors, kept: Mapping[str, int], draw: str, *, lowest: bool = False) -> Mask:
         """The best entries of some weights, of which it is known how many to keep; nothing was removed yet.

@@ -18,6 +18,16 @@ from sigprune.verbs.files import Reader, dense_parts, reading
 from sigprune.verbs.opening import library_of, split_ref
 from sigprune.verbs.packing import fingerprint
 
+_COMPUTED = frozenset({
+    "attn_mask",
+    "inv_freq",
+    "original_inv_freq",
+    "position_ids",
+    "relative_position_index",
+    "token_type_ids",
+})
+"""Last parts of the names of buffers that are computed: none of them was ever trained."""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseCheckpoint:
@@ -116,7 +126,7 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
             )
     lacking = frozenset(shapes) - have.keys()
     if not lacking:
-        _expect_nothing_lost(str(ref), weights, extra - _made(model, extra), renamed)
+        _expect_nothing_lost(str(ref), weights, extra - _made_by_the_model(model, extra), renamed)
     return DenseCheckpoint(folder, library, model, weights, shapes, tied, renamed, extra, lacking)
 
 
@@ -142,19 +152,19 @@ def _expect_nothing_lost(ref: str, weights: Path, extra: frozenset[str], renamed
                 )
 
 
-def _made(model: nn.Module, extra: frozenset[str]) -> frozenset[str]:
-    """Those of the names that are buffers the model makes itself, maybe elsewhere than it once did.
+def _made_by_the_model(model: nn.Module, extra: frozenset[str]) -> frozenset[str]:
+    """Those of the names that are positions, masks or frequencies, which libraries no longer save.
 
-    Libraries no longer save them and take no notice of them in files: positions, masks, frequencies
-    (``layers.0.self_attn.rotary_emb.inv_freq``, today ``rotary_emb.inv_freq``).
+    The model makes such buffers itself, maybe elsewhere than it once did (``layers.0.self_attn.rotary_emb.
+    inv_freq``, today ``rotary_emb.inv_freq``), and takes no notice of them in files.
     """
     saved = model.state_dict()
-    made = {_end(name) for name, _ in model.named_buffers() if name not in saved}
-    return frozenset(name for name in extra if _end(name) in made)
+    made = {_last(name) for name, _ in model.named_buffers() if name not in saved} & _COMPUTED
+    return frozenset(name for name in extra if _last(name) in made)
 
 
-def _end(name: str) -> str:
-    return ".".join(name.split(".")[-2:])
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _content(path: Path, name: str) -> tuple[torch.dtype, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from sigprune.base import folders
+from sigprune.base import exchanging, folders
 from sigprune.base.errors import BadInput, FolderExists
 from sigprune.base.folders import new_folder
 
@@ -73,36 +74,111 @@ def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     assert everything(tmp_path) == ["out"]
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged on Linux alone")
+
+
+def replaced(folder: Path) -> bool:
+    """Replace a folder that holds ``mark``; whether it is another one afterwards."""
+    (folder / "mark").write_text("old")
+    node = folder.stat().st_ino
+    with new_folder(folder, replace=("mark",)) as staging:
+        (staging / "mark").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["mark"]
+    assert (folder / "mark").read_text() == "new"
+    return folder.stat().st_ino != node
+
+
+@LINUX
 def test_some_folders_stay_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current folder and a mount point cannot be renamed or must not be; a link stays a link."""
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to("real")
-    with new_folder(tmp_path / "link") as staging:
-        (staging / "a").write_text("a")
-    node = (tmp_path / "real").stat().st_ino
+    """The current folder and mount points cannot be renamed or must not be; a link stays a link."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to("real")
+    assert replaced(link)
+    assert link.is_symlink()
+    assert everything(tmp_path) == ["link", "real", "real/mark"]
     with monkeypatch.context() as patched:
-        patched.setattr(os.path, "ismount", lambda path: Path(path).name == "real")
-        with new_folder(tmp_path / "link", replace=("a",)) as staging:
-            (staging / "a").write_text("new")
-    monkeypatch.chdir(tmp_path / "real")
-    with new_folder(".", replace=("a",)) as staging:
-        (staging / "b").mkdir()
-        (staging / "b" / "c").write_text("c")
-    assert Path.cwd().stat().st_ino == node
-    assert everything(tmp_path) == ["link", "real", "real/b", "real/b/c"]
-    assert (tmp_path / "link").is_symlink()
+        patched.setattr(exchanging, "_mounts", lambda: [Path("/"), real.resolve()])
+        assert not replaced(link)
+    (real / "below").mkdir()
+    with monkeypatch.context() as patched:
+        patched.chdir(real / "below")
+        assert not exchanging.exchangeable(real)
+        patched.chdir(real)
+        assert not replaced(Path())
+    (real / "below").mkdir()
+    with monkeypatch.context() as patched:
+        patched.chdir(real / "below")
+        (real / "below").rmdir()
+        assert not replaced(link)
+    assert replaced(link)
 
 
-def test_who_may_read_a_folder_does_not_change(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir(mode=0o750)
-    for name in ("first", "second"):
-        with new_folder(tmp_path / "out", replace=("first",)) as staging:
-            (staging / name).write_text(name)
-        assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
-    assert everything(tmp_path) == ["out", "out/second"]
+@LINUX
+def test_mount_points_are_those_of_the_system() -> None:
+    """A mount of the same disk elsewhere, and names with blanks, are among them."""
+    text = (
+        b"36 35 98:0 /mnt1 /mnt\\0402 rw - ext3 /dev/root rw\n37 35 0:1 / / rw shared:1 - ext4 /dev/sda rw\n"
+    )
+    with patch.object(Path, "read_bytes", lambda _: text):
+        assert exchanging._mounts() == [Path("/mnt 2"), Path("/")]
+    assert Path("/proc") in exchanging._mounts()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged on Linux alone")
+@LINUX
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root gives folders away")
+def test_files_belong_to_whom_they_belonged(tmp_path: Path) -> None:
+    """A group's folder passes its group on to files that are made in it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    os.chown(out, 0, 1234)
+    out.chmod(0o2770)
+    assert not replaced(out)
+    assert (out / "mark").stat().st_gid == 1234
+    assert out.stat().st_mode & 0o7777 == 0o2770
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_write_protected_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mark").write_text("old")
+    (tmp_path / "out").chmod(0o555)
+    with (
+        pytest.raises(BadInput, match="no folder can be written there"),
+        new_folder(tmp_path / "out", replace=("mark",)),
+    ):
+        pass
+    assert everything(tmp_path) == ["out", "out/mark"]
+
+
+@LINUX
+@pytest.mark.parametrize("first", ["theirs", "mark"])
+def test_what_comes_at_the_last_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Another process fills the folder after the last look at it."""
+    out, exchange, calls = tmp_path / "out", folders.exchange, []
+    out.mkdir()
+
+    def late(one: Path, other: Path) -> bool:
+        if not calls:
+            (out / first).write_text("theirs")
+        calls.append(one)
+        return exchange(one, other)
+
+    def attempt() -> None:
+        with new_folder(out) as staging:
+            (staging / "mark").write_text("mine")
+            monkeypatch.setattr(folders, "exchange", late)
+
+    with pytest.raises(FolderExists, match=r"/out: the folder exists and is not empty"):
+        attempt()
+    assert everything(tmp_path) == ["out", f"out/{first}"]
+    assert (out / first).read_text() == "theirs"
+    assert len(calls) == 2
+
+
+@LINUX
 def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks, at any moment, finds all of the old files or all of the new ones."""
     target = tmp_path / "out"

@@ -256,6 +256,15 @@ def test_the_order_of_levels_is_that_of_the_page(data: st.DataObject) -> None:
     assert order.bounds().tolist() == [0, *(np.flatnonzero(np.diff(sums)) + 1), size]
 
 
+@pytest.mark.parametrize("rows", [[0], [31], [0, 31]])
+@pytest.mark.parametrize("columns", [[0], [31], [0, 31]])
+def test_an_order_takes_less_than_its_tensor(rows: list[int], columns: list[int]) -> None:
+    """Levels that no row or column has make no segments."""
+    order = Order(np.array(rows * 1000, dtype=np.uint8), np.array(columns * 8, dtype=np.uint8))
+    size = 1000 * len(rows) * 8 * len(columns)
+    assert max(len(each) for each in vars(order).values()) <= size / 8 + 1
+
+
 @pytest.mark.parametrize("kinds", [1, 2, 3, 5, 6, 15, 16, 40, 256])
 @pytest.mark.parametrize("kept", [0, 1, 2, 7, 200_000])
 def test_frequent_bytes_are_digits(kinds: int, kept: int) -> None:

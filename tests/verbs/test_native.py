@@ -162,6 +162,20 @@ def test_no_tensor_has_another_shape_than_its_configuration(
         assert loaded.classifier.weight.shape == (3, model.config.hidden_size)
 
 
+def test_shapes_are_compared_whatever_the_transformers() -> None:
+    from sigprune.families.adapters._quantizer import _expect_shapes  # only once the plug-in is there
+
+    model, split = nn.Linear(3, 2), nn.Linear(3, 2)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    _expect_shapes(model, shapes)
+    split._tp_size = 2
+    for one in (model, split):
+        one.weight = nn.Parameter(torch.ones(1, 3))
+    _expect_shapes(split, shapes)
+    with pytest.raises(CheckpointError, match=r"weight: .* the shape \(2, 3\), the files have \(1, 3\)"):
+        _expect_shapes(model, shapes)
+
+
 def test_damage_is_an_error(tmp_path: Path) -> None:
     model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
     save(tmp_path / "x", *pruned(model))

@@ -21,6 +21,7 @@ from sigprune.verbs.pruning import Method, apply_, prune
 from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.radix import kth_largest
 from sigprune.verbs.transferring import load_mask
+from tests.shrinking import shrunk
 from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits
 
 SPREAD = {
@@ -188,15 +189,39 @@ def test_buffers_that_the_model_makes_itself_are_no_loss(
     """Older files hold them (``position_ids`` of BERT, ``inv_freq`` of each layer); libraries skip them."""
     folder = shutil.copytree(dense[1], tmp_path / "x")
     path = next(iter(folder.glob("*.safetensors")))
-    old = {"bert.embeddings.position_ids": torch.arange(9)[None], "encoder.layer.0.odd": torch.ones(1)}
+    positions = {"bert.embeddings.position_ids": torch.arange(9)[None]}
     tensors = load_file(path)
-    save_file(tensors | {name: old[name] for name in list(old)[:1]}, path, {"format": "pt"})
+    save_file(tensors | positions, path, {"format": "pt"})
     prune_files(folder, tmp_path / "y", sparsity=0.5)
     assert not [name for name in read_manifest(tmp_path / "y").tensors if name.endswith("position_ids")]
     assert load(tmp_path / "y").mask == prune(describe(dense[0]), sparsity=0.5, score="magnitude")
-    save_file(tensors | old, path, {"format": "pt"})
-    with pytest.raises(BadInput, match=r"hold encoder\.layer\.0\.odd, which the model"):
-        prune_files(folder, tmp_path / "z", sparsity=0.5)
+    for odd in ("encoder.layer.0.odd", "bert.embeddings.inv_freq"):  # bert makes no frequencies
+        save_file(tensors | positions | {odd: torch.ones(1)}, path, {"format": "pt"})
+        with pytest.raises(BadInput, match=rf"hold {odd}, which the model"):
+            prune_files(folder, tmp_path / "z", sparsity=0.5)
+
+
+def test_a_weight_is_no_buffer_whatever_the_model_has_there(tmp_path: Path) -> None:
+    """falcon_mamba has buffers named weight, which no file holds; files of another kind may hold weights."""
+    model = shrunk("falcon_mamba")
+    model.save_pretrained(tmp_path / "x")
+    tensors = load_file(tmp_path / "x" / DENSE)
+    buffers = [n for n, _ in model.named_buffers() if n.endswith("b_layernorm.weight") and n not in tensors]
+    assert buffers
+    save_file(tensors | {buffers[0]: torch.rand(4)}, tmp_path / "x" / DENSE, {"format": "pt"})
+    with pytest.raises(BadInput, match=r"hold .*b_layernorm\.weight, which the model"):
+        prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.5)
+
+
+def test_a_manifest_holds_no_path_of_this_machine(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    prune_files(dense[1], tmp_path / "first", sparsity=0.5)
+    allocation = Step("from_mask", {"checkpoint": str(tmp_path / "first")})
+    prune_files(dense[1], tmp_path / "y", sparsity=0.5, method=Method("magnitude", allocation, "per_row"))
+    manifest = read_manifest(tmp_path / "y")
+    assert manifest.provenance["allocation"] == {"name": "from_mask", "checkpoint": "first"}
+    assert str(tmp_path) not in manifest.to_json()
+    kept = {name: entry.kept for name, entry in manifest.tensors.items()}
+    assert kept == {name: entry.kept for name, entry in read_manifest(tmp_path / "first").tensors.items()}
 
 
 def test_refusals_leave_nothing(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:

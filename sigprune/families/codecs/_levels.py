@@ -62,6 +62,7 @@ class Order:
         heights, widths = first_row[1:] - first_row[:-1], first_column[1:] - first_column[:-1]
         row, column = np.divmod(np.arange(len(heights) * len(widths)), len(widths))
         cells = np.lexsort((row, row + column))
+        cells = cells[(heights[row[cells]] > 0) & (widths[column[cells]] > 0)]
         self._row, self._column = row, column = row[cells], column[cells]
         height = heights[row]
         self._first = first = np.concatenate([[0], height.cumsum()])
@@ -73,9 +74,8 @@ class Order:
 
     def bounds(self) -> Integers:
         """Where each sum of levels that occurs starts in this order, and the number of entries."""
-        sums = np.flatnonzero(np.diff(self._row + self._column, prepend=-1))
-        starts = np.append(self._starts, self._ends[-1:])[self._first[sums]]
-        return np.unique(np.append(starts, self._ends[-1]))
+        changes = np.flatnonzero(np.diff(self._row + self._column, prepend=-1))
+        return np.append(self._starts[self._first[changes]], self._ends[-1])
 
     def positions(self, places: Integers) -> Integers:
         """Row-major places -> positions in this order, in the order of the places."""

@@ -26,13 +26,17 @@ class Pattern(Protocol):
     the blocks of a weight sit. ``ranking.take(name)`` gives the scores of a weight, which the pattern may
     write over. What an earlier round removed (minus infinity there) stays removed; ties are broken by
     ``ranking.ties(name)``, never by position.
-
-    One whose ``COUNTS`` are ``fixed`` also has ``counts(ranking, *, options)``: name -> entries it keeps.
     """
 
     PAPER: str
     COUNTS: Counts
     select: Callable[..., dict[str, Tensor]]
+
+
+class FixedPattern(Pattern, Protocol):
+    """A member whose ``COUNTS`` are ``fixed``: ``counts(ranking, *, options)`` gives name -> entries kept."""
+
+    counts: Callable[..., dict[str, int]]
 
 
 patterns: Family[Pattern] = Family(__name__, "pattern", "select")
