@@ -32,7 +32,7 @@ def contents(frames: Bytes, least: int, most: int) -> Bytes:
         CheckpointError: one is damaged or does not say its size, they hold fewer or more bytes, or something
             follows them.
     """
-    data = memoryview(frames.tobytes())
+    data = np.ascontiguousarray(frames).data
     found: list[bytes] = []
     left = most
     try:

@@ -157,11 +157,12 @@ def _from_gaps(gaps: Bytes, size: int) -> Iterator[Integers]:
     place = -1
     for start in range(0, len(gaps), CHUNK):
         text = gaps[start : start + CHUNK]
-        ends = np.flatnonzero(text != _ESCAPE)
         # every byte moves on by its value, every end by the kept entry itself
         steps = np.cumsum(text, dtype=np.int64)
-        places: Integers = place + steps[ends] + np.arange(1, len(ends) + 1)
-        place += int(steps[-1]) + len(ends)
+        escapes, moved = text == _ESCAPE, int(steps[-1])
+        places: Integers = steps[~escapes] if escapes.any() else steps
+        places += np.arange(place + 1, place + 1 + len(places))
+        place += moved + len(places)
         if start + CHUNK >= len(gaps):  # the last one is the end
             if text[-1] == _ESCAPE or places[-1] != size:
                 break
