@@ -9,6 +9,7 @@ transformers is imported with this file, so import it only where transformers is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def register(unpack: Unpack) -> None:
         ) -> PreTrainedModel:
             manifests = manifests_in_files([Path(file) for file in checkpoint_files or ()])
             self.entries = {name: e for manifest in manifests for name, e in manifest.tensors.items()}
-            self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+            self.shapes = _shapes(model)
             return model
 
         def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: object) -> PreTrainedModel:
@@ -108,15 +109,19 @@ def register(unpack: Unpack) -> None:
             return _converters(self, self.entries, unpack) if self.entries else []
 
 
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {name: t.shape for name, t in itertools.chain(model.named_parameters(), model.named_buffers())}
+
+
 def _expect_shapes(model: PreTrainedModel, shapes: Mapping[str, torch.Size]) -> None:
     """Make sure that no tensor has another shape than before; parts of split weights have."""
     if getattr(model, "_tp_size", None) not in {None, 1}:
         return
-    for name, tensor in model.state_dict().items():
-        if tensor.shape != shapes.get(name, tensor.shape):
+    for name, shape in _shapes(model).items():
+        if shape != shapes.get(name, shape):
             raise CheckpointError(
                 f"{name}: the configuration gives it the shape {tuple(shapes[name])}, the files have "
-                f"{tuple(tensor.shape)}; load it as it was saved and change it afterwards, or use a newer "
+                f"{tuple(shape)}; load it as it was saved and change it afterwards, or use a newer "
                 "transformers with ignore_mismatched_sizes"
             )
 
