@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
+EXACT = Context(prec=2000)
 SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -31,13 +33,24 @@ def escaped(sign: str) -> str:
 
 
 def number(value: float) -> str:
-    """The fewest digits that give back the double."""
-    tries = (f"{value:.{digits}e}" for digits in range(17))
-    mantissa, power = next(text for text in tries if float(text) == value).split("e")
-    if value == 0 or 1e-4 <= abs(value) < 1e16:
-        places = len(mantissa.partition(".")[2]) - int(power)
-        return f"{value:.{max(places, 1)}f}"
-    return f"{mantissa}e{'-' if int(power) < 0 else '+'}{abs(int(power)):02d}"
+    """The fewest digits that give back the double, and of those the nearest to it."""
+    if value == 0:
+        return f"{value:.1f}"
+    exact = Decimal(value)
+    for digits in range(17):
+        place = Decimal((0, (1,), exact.adjusted() - digits))
+        around = [exact.quantize(place, side, EXACT) for side in (ROUND_FLOOR, ROUND_CEILING)]
+        found = [one for one in around if float(one) == value]
+        if found:
+            break
+    # at equal distance the even one
+    nearest = min(found, key=lambda one: (abs(EXACT.subtract(one, exact)), one.as_tuple().digits[-1] % 2))
+    nearest = nearest.normalize()
+    if 1e-4 <= abs(value) < 1e16:
+        plain = f"{nearest:f}"
+        return plain if "." in plain else f"{plain}.0"
+    mantissa, power = f"{nearest:e}".split("e")
+    return f"{mantissa}e{power[0]}{power[1:].zfill(2)}"
 
 
 def without_digest(text: str) -> tuple[str, str]:
