@@ -21,8 +21,8 @@ from sigprune.verbs.opening import describe, open_model
 from sigprune.verbs.pruning import Method, apply_, prune
 from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.radix import kth_largest
+from sigprune.verbs.streaming import _made_by_the_model
 from sigprune.verbs.transferring import load_mask
-from tests.shrinking import shrunk
 from tests.verbs.test_checkpoint import LIBRARIES, assert_same_bits
 
 SPREAD = {
@@ -202,16 +202,13 @@ def test_buffers_that_the_model_makes_itself_are_no_loss(
             prune_files(folder, tmp_path / "z", sparsity=0.5)
 
 
-def test_a_weight_is_no_buffer_whatever_the_model_has_there(tmp_path: Path) -> None:
+def test_a_weight_is_no_buffer_whatever_the_model_has_there() -> None:
     """falcon_mamba has buffers named weight, which no file holds; files of another kind may hold weights."""
-    model = shrunk("falcon_mamba")
-    model.save_pretrained(tmp_path / "x")
-    tensors = load_file(tmp_path / "x" / DENSE)
-    buffers = [n for n, _ in model.named_buffers() if n.endswith("b_layernorm.weight") and n not in tensors]
-    assert buffers
-    save_file(tensors | {buffers[0]: torch.rand(4)}, tmp_path / "x" / DENSE, {"format": "pt"})
-    with pytest.raises(BadInput, match=r"hold .*b_layernorm\.weight, which the model"):
-        prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.5)
+    model = nn.Module()
+    for name in ("weight", "position_ids", "attn_mask"):
+        model.register_buffer(name, torch.ones(4), persistent=name == "attn_mask")
+    names = frozenset({"norm.weight", "weight", "old.place.position_ids", "attn_mask", "x.inv_freq"})
+    assert _made_by_the_model(model, names) == {"old.place.position_ids"}
 
 
 def test_a_manifest_holds_no_path_of_this_machine(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
