@@ -132,12 +132,11 @@ def kept_words(kept: int, total: int, tensors: int, sparsity: float) -> str:
 def _told(value: Plain) -> str:
     """A value of a manifest on one line; what has several levels is for ``--json``."""
     if isinstance(value, dict):
-        nested = any(isinstance(one, dict | list) for one in value.values())
+        if any(isinstance(one, dict | list) for one in value.values()):
+            return "(see --json)"
+        name = str(value.get("name", ""))
         options = ", ".join(f"{key} {one}" for key, one in value.items() if key != "name")
-        words = (
-            f"{value['name']} ({options})" if "name" in value and options else options or value.get("name")
-        )
-        return "(see --json)" if nested else str(words or "")
+        return f"{name} ({options})" if name and options else name or options
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

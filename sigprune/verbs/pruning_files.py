@@ -20,9 +20,8 @@ from sigprune.families.allocations import allocations
 from sigprune.families.codecs import codecs
 from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
-from sigprune.families.scores import scores as choices
+from sigprune.families.scores import scores
 from sigprune.values.layout import Shape
-from sigprune.values.view import View
 from sigprune.verbs.beside import copy_beside
 from sigprune.verbs.converting import base_name, origin
 from sigprune.verbs.opening import describe
@@ -33,7 +32,7 @@ from sigprune.verbs.selecting import Selector, refuse, sites
 from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
 from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, sizes
 
-_METHOD = Method("magnitude")
+_MAGNITUDE = Method("magnitude")
 
 
 def prune_files(
@@ -41,7 +40,7 @@ def prune_files(
     folder: str | Path,
     *,
     sparsity: float,
-    method: Method = _METHOD,
+    method: Method = _MAGNITUDE,
     codec: str | Step | ModuleType = "bitmask",
     include: tuple[str, ...] = ("*",),
     exclude: tuple[str, ...] = (),
@@ -80,16 +79,18 @@ def prune_files(
         FolderExists: the folder is not empty.
         NoSpace: the disk is full.
     """
-    score = choices.choose(method.score).name
+    score = scores.choose(method.score).name
     source = _source(ref, sparsity, score)
     view = describe(source.model, include=include, exclude=exclude)
     shapes = view.prunable_shapes()
     kept = round(sum(math.prod(shape) for shape in shapes.values()) * (1 - Fraction(str(sparsity))))
-    scores = _Scores(source, shapes, score, seed)
-    choose = _chooser(view, scores, method, kept, seed)
+    ranked = _Scores(source, shapes, score, seed)
+    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    select = Selector(sites(view), allocation, pattern, seed)
+    choose = _chooser(select, ranked, shapes, kept)
     said: dict[str, Plain] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
-        "include": list(include), "exclude": list(exclude), **_composition(method),
+        "include": list(include), "exclude": list(exclude), **_composition(select),
     }  # fmt: skip
     most, choice = source.largest, codecs.choose(codec)
     with filling(folder) as staging:
@@ -99,7 +100,7 @@ def prune_files(
         done = 0
         for file in source.files():
             for name, tensor in file:
-                keep = choose(name, scores.of(name, tensor)) if name in shapes else None
+                keep = choose(name, ranked.of(name, tensor)) if name in shapes else None
                 values = storable(tensor, keep)
                 packed.add(name, values, keep)
                 dense.add(name, values)
@@ -134,13 +135,13 @@ def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:
 
 
 def _chooser(
-    view: View, scores: _Scores, method: Method, kept: int, seed: int
+    select: Selector, ranked: _Scores, shapes: dict[str, Shape], kept: int
 ) -> Callable[[str, Tensor], Tensor]:
     """Name and scores of a weight -> its mask."""
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    allocation, pattern = select.allocation, select.pattern
     refuse(pattern, allocation, schedules.choose("oneshot"))
     if (allocation.name, pattern.name) == ("pooled", "unstructured") and not any(allocation.options.values()):
-        return kth_largest(scores.of_all, kept, scores.dtype, seed=seed).keep
+        return kth_largest(ranked.of_all, kept, ranked.dtype, seed=select.seed).keep
     if allocation.name == "pooled":
         raise BadInput(
             "files are pruned one by one: scores of different weights are compared for unstructured masks "
@@ -151,30 +152,27 @@ def _chooser(
             f"files are pruned one by one: the pattern {pattern.name!r} shares what its units leave over "
             "among all weights; use unstructured, per_row or n_m, or prune in memory"
         )
-    draw = "0"  # of the first round, as prune() has it
-    select = Selector(sites(view), allocation, pattern, seed)
-    counts = select.counts(view.prunable_shapes(), kept, draw)
+    draw = "0"  # prune() calls its first round so, and equal draws break ties alike
+    counts = select.counts(shapes, kept, draw)
 
     def chosen(name: str, own: Tensor) -> Tensor:
-        bits_of(name, own)
+        bits_of(name, own)  # patterns would sort a NaN somewhere; this refuses it
         return select.of_counts({name: own}, {name: counts[name]}, draw).keep[name]
 
     return chosen
 
 
-def _composition(method: Method) -> dict[str, Plain]:
+def _composition(select: Selector) -> dict[str, Plain]:
     """What a manifest says of the allocation and the pattern, where they are not the usual ones."""
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
-    chosen = ("allocation", allocation.name, allocation.options), ("pattern", pattern.name, pattern.options)
     return {
-        key: {"name": name, **{option: _public(value) for option, value in options.items()}}
-        for key, name, options in chosen
-        if name != vars(_METHOD)[key]
+        key: {"name": chosen.name, **{option: _public(value) for option, value in chosen.options.items()}}
+        for key, chosen in (("allocation", select.allocation), ("pattern", select.pattern))
+        if chosen.name != vars(_MAGNITUDE)[key]
     }
 
 
 def _public(value: Plain) -> Plain:
-    """Of a path its last part."""
+    """Of a path its last part: the rest is of this machine."""
     return base_name(value) if isinstance(value, str) else value
 
 

@@ -41,6 +41,7 @@ def decode(part: Bytes, kept: int) -> Bytes:
     places = np.arange((size + 1) ** digits)[:, None] // (size + 1) ** np.arange(digits) % (size + 1)
     if length and packed.max() >= len(places):
         raise CheckpointError(f"digits beyond a table of {size} values; the file is damaged")
+    # a value that the table lacks marks places of rare ones: comparing is faster than a second lookup
     other = np.uint8(min(set(range(_MOST + 1)) - set(table.tolist())))
     found = np.append(table, other)[places].take(packed, axis=0).reshape(-1)[:kept]
     return _with_rare(found, ones_of((found == other).view(np.uint8)), others)

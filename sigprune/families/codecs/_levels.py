@@ -62,10 +62,11 @@ class Order:
         heights, widths = first_row[1:] - first_row[:-1], first_column[1:] - first_column[:-1]
         row, column = np.divmod(np.arange(len(heights) * len(widths)), len(widths))
         cells = np.lexsort((row, row + column))
+        # cells of levels that nothing has would make segments without entries, as many as a file likes
         cells = cells[(heights[row[cells]] > 0) & (widths[column[cells]] > 0)]
-        self._row, self._column = row, column = row[cells], column[cells]
+        self._row_level, self._column_level = row, column = row[cells], column[cells]
         height = heights[row]
-        self._first = first = np.concatenate([[0], height.cumsum()])
+        self._first_segment = first = np.concatenate([[0], height.cumsum()])
         down = np.arange(first[-1]) + (first_row[row] - first[:-1]).repeat(height)
         self._ends = widths[column].repeat(height).cumsum()
         self._starts = np.concatenate([[0], self._ends[:-1]])
@@ -74,14 +75,14 @@ class Order:
 
     def bounds(self) -> Integers:
         """Where each sum of levels that occurs starts in this order, and the number of entries."""
-        changes = np.flatnonzero(np.diff(self._row + self._column, prepend=-1))
-        return np.append(self._starts[self._first[changes]], self._ends[-1])
+        changes = np.flatnonzero(np.diff(self._row_level + self._column_level, prepend=-1))
+        return np.append(self._starts[self._first_segment[changes]], self._ends[-1])
 
     def positions(self, places: Integers) -> Integers:
         """Row-major places -> positions in this order, in the order of the places."""
         rows, columns = np.divmod(places, len(self._columns))
         first = np.zeros((LEVELS, LEVELS), dtype=np.int64)
-        first[self._row, self._column] = self._first[:-1]
+        first[self._row_level, self._column_level] = self._first_segment[:-1]
         segments = first[self._rows[rows], self._columns[columns]] + _ranks(self._rows)[rows]
         found: Integers = self._starts[segments] + _ranks(self._columns)[columns]
         return found
