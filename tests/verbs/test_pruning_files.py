@@ -246,6 +246,7 @@ def test_refusals_leave_nothing(dense: tuple[nn.Module, Path], tmp_path: Path) -
     name = next(n for n in tensors if n.endswith("query.weight"))
     tensors[name][0, 0] = torch.nan
     save_file(tensors, tmp_path / "odd" / DENSE, {"format": "pt"})
-    with pytest.raises(BadScores, match=r"query\.weight: 1 of 256"):
-        prune_files(tmp_path / "odd", tmp_path / "y", sparsity=0.5)
+    for method in (Method("magnitude"), Method("magnitude", "uniform", "per_row")):
+        with pytest.raises(BadScores, match=r"query\.weight: 1 of 256"):
+            prune_files(tmp_path / "odd", tmp_path / "y", sparsity=0.5, method=method)
     assert not (tmp_path / "y").exists()
