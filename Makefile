@@ -5,12 +5,21 @@ CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-oldest check bench clean
+PYTEST = -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal
+
+.PHONY: demo test test-long test-slow test-oldest check bench clean
 demo: $(VENV)/.demo
 	$(BIN)/sigprune run quickstart --out runs/quickstart --force
 
+# Every module, in minutes.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal
+	$(BIN)/python $(PYTEST) -m "not slow"
+
+# What `make test` leaves out: the tests marked slow, and the oldest versions.
+test-long: test-slow test-oldest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python $(PYTEST) -m slow
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
@@ -21,7 +30,7 @@ check: $(VENV)/.check
 # The oldest versions that pyproject.toml admits; they warn a lot about each other.
 test-oldest:
 	$(MAKE) .venv-oldest/.test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
-	.venv-oldest/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal -o filterwarnings=default
+	.venv-oldest/bin/python $(PYTEST) -m "not slow" -o filterwarnings=default
 
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/score_cost.py
