@@ -21,7 +21,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 _LONGEST = 1000
@@ -29,7 +29,17 @@ _LONGEST = 1000
 
 
 class SigpruneError(Exception):
-    """Root of every error that sigprune raises on purpose."""
+    """Root of every error that sigprune raises on purpose; can be pickled, so that worker processes may."""
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., SigpruneError], tuple[type[SigpruneError], str], dict[str, object]]:
+        # the default calls the class with its message, which is not what every class is made from
+        return _unpickled, (type(self), str(self)), vars(self)
+
+
+def _unpickled(kind: type[SigpruneError], message: str) -> SigpruneError:
+    return kind.__new__(kind, message)
 
 
 class BadInput(SigpruneError, ValueError):

@@ -19,12 +19,13 @@ from functools import cache
 from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Annotated, Generic, Literal, TypeAlias, TypeVar, cast
 
 from annotated_types import Ge, Gt, Le
 
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
+from sigprune.base.readonly import ReadOnlyDict
 
 Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
 P = TypeVar("P")
@@ -42,7 +43,7 @@ _ANNOTATIONS = {
     "bool": bool, "int": int, "float": float, "str": str, "list": list, "Literal": Literal,
     "Count": Count, "Positive": Positive, "Share": Share,
 }  # fmt: skip
-_WORDS = MappingProxyType({"Count": "int >= 1", "Positive": "float > 0", "Share": "float in [0, 1]"})
+_WORDS = ReadOnlyDict({"Count": "int >= 1", "Positive": "float > 0", "Share": "float in [0, 1]"})
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _locations(package: str) -> Mapping[str, str]:
     found = pkgutil.iter_modules(spec.submodule_search_locations)
     own = {m.name: f"{package}.{m.name}" for m in found if not m.name.startswith("_")}
     others = entry_points(group=f"sigprune.{package.rpartition('.')[2]}")
-    return MappingProxyType({e.name: e.module for e in others} | own)
+    return ReadOnlyDict({e.name: e.module for e in others} | own)
 
 
 @cache
@@ -216,7 +217,7 @@ def _read(module: str, name: str, entry: str) -> Member:
     pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     options = {a.arg: _option(a, default) for a, default in pairs}
     summary = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return Member(name, summary, MappingProxyType(options), MappingProxyType(_facts(tree)))
+    return Member(name, summary, ReadOnlyDict(options), ReadOnlyDict(_facts(tree)))
 
 
 def _option(argument: ast.arg, default: ast.expr | None) -> Option:

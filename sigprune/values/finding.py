@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from sigprune.base.errors import FindingFailed
+from sigprune.base.readonly import ReadOnlyDict
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Bound:
     required: bool = False
 
 
-BOUNDS: Mapping[str, Bound] = MappingProxyType({
+BOUNDS: Mapping[str, Bound] = ReadOnlyDict({
     "finite_output": Bound(1.0, 1.0, required=True),
     "mean_jsv": Bound(0.1, 10.0),
     "condition_number": Bound(1.0, 1e6),

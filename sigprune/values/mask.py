@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, MaskViolated
+from sigprune.base.readonly import ReadOnlyDict
 from sigprune.base.tensors import Tensors, tally
 
 _WRITTEN = "they were written after apply_(view, mask), or after the last step inside hold(...)"
@@ -43,7 +43,7 @@ class Mask:
         for name, tensor in self.keep.items():
             if tensor.dtype is not torch.bool:
                 raise BadInput(f"mask of {name}: expected a boolean tensor, got {tensor.dtype}")
-        object.__setattr__(self, "keep", MappingProxyType({k: v.cpu() for k, v in self.keep.items()}))
+        object.__setattr__(self, "keep", ReadOnlyDict({k: v.cpu() for k, v in self.keep.items()}))
 
     @classmethod
     def dense(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mask:

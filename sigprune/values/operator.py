@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,15 @@ class Operator:
     rmatmat: Callable[[Tensor], Tensor]
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
+
+    def __deepcopy__(self, memo: object) -> Operator:
+        return self  # immutable, and its products are closures, which deepcopy shares anyway
+
+    def __reduce__(self) -> NoReturn:
+        raise BadInput(
+            "an Operator cannot be pickled: its products hold the graph of a forward pass; measure it and "
+            "pickle the Spectrum, or pickle the View and make the Operator again"
+        )
 
     @property
     def adjoint(self) -> Operator:

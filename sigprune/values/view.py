@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput, UnknownName
+from sigprune.base.readonly import ReadOnlyDict
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike, as_batch
 from sigprune.values.layout import Shape
@@ -264,4 +264,4 @@ def expect_view(thing: object) -> None:
 
 def readonly(reasons: dict[str, Reason]) -> Mapping[str, Reason]:
     """A mapping that cannot be changed, for :attr:`View.skipped`."""
-    return MappingProxyType(reasons)
+    return ReadOnlyDict(reasons)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
 from sigprune.base.progress import Tell, ignore
+from sigprune.base.readonly import ReadOnlyDict
 from sigprune.base.seeds import generator
 from sigprune.values.batch import BatchLike
 from sigprune.values.operator import jacobian
@@ -19,7 +19,7 @@ from sigprune.values.view import View, expect_view
 from sigprune.values.weight import Weight
 from sigprune.verbs.init_policy import TABLES, Part, part_of
 
-RANGES: Mapping[Part, float] = MappingProxyType({"embeddings": 1e3, "weights": 2.0, "heads": 1e6})
+RANGES: Mapping[Part, float] = ReadOnlyDict({"embeddings": 1e3, "weights": 2.0, "heads": 1e6})
 """The parts that are scaled, in this order, and the largest factor (and its inverse) of each."""
 
 _TRIALS = 16
@@ -114,7 +114,7 @@ def calibrate_(
             f"no scale of {', '.join(parts)} brings the root mean square singular value from "
             f"{target * before:.3g} to {target:g}"
         )
-    return Calibration(target * before, target * now, MappingProxyType(factors))
+    return Calibration(target * before, target * now, ReadOnlyDict(factors))
 
 
 def scaled_part(weight: Weight) -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -21,19 +22,19 @@ def portable(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
     each forward pass from the configuration of the module; ``set_experts_implementation`` would write it to
     whole models, and the oldest transformers supported has nothing to read it back with.
     """
+    return partial(_one_by_one, model)
 
-    @contextmanager
-    def one_by_one() -> Iterator[None]:
-        changed = [fields for fields in _configurations(model) if fields.get(_EXPERTS) == "grouped_mm"]
-        try:
-            for fields in changed:
-                fields[_EXPERTS] = "eager"
-            yield
-        finally:
-            for fields in changed:
-                fields[_EXPERTS] = "grouped_mm"
 
-    return one_by_one
+@contextmanager
+def _one_by_one(model: nn.Module) -> Iterator[None]:
+    changed = [fields for fields in _configurations(model) if fields.get(_EXPERTS) == "grouped_mm"]
+    try:
+        for fields in changed:
+            fields[_EXPERTS] = "eager"
+        yield
+    finally:
+        for fields in changed:
+            fields[_EXPERTS] = "grouped_mm"
 
 
 def _configurations(model: nn.Module) -> list[dict[str, object]]:

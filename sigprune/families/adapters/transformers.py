@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -242,13 +243,14 @@ def _embedder(model: PreTrainedModel) -> Callable[[Batch], Batch] | None:
         return None  # they find the end of the text among the ids
     if isinstance(_table(model), nn.ModuleList | None):
         return None  # several tables, or none
+    return partial(_embed, model)
 
-    def embed(batch: Batch) -> Batch:
-        inputs = dict(batch.inputs)
-        ids = inputs.pop("input_ids")
-        return replace(batch, inputs={"inputs_embeds": model.get_input_embeddings()(ids), **inputs})
 
-    return embed
+def _embed(model: PreTrainedModel, batch: Batch) -> Batch:
+    """The batch with the embeddings of its ids; no closure, so that a copied view embeds by its own model."""
+    inputs = dict(batch.inputs)
+    ids = inputs.pop("input_ids")
+    return replace(batch, inputs={"inputs_embeds": model.get_input_embeddings()(ids), **inputs})
 
 
 def _table(model: PreTrainedModel) -> nn.Module | None:
