@@ -196,8 +196,11 @@ def describe(
 ) -> View:
     """Say what every parameter of a model is; the model is not wrapped and not changed.
 
-    It is not run either, but for transformers models that mix images or sound into a text: how many tokens
-    these take is counted by running their own tower once.
+    Of a wrapper of torch around a whole model (``torch.compile``, DataParallel, DistributedDataParallel,
+    AveragedModel, ``checkpoint_wrapper``) the view is that of the model inside, so that names are those of
+    the plain model; the parameters are the same objects. The model is not run either, except transformers
+    models that mix images or sound into a text: how many tokens these take is counted by running their own
+    tower once.
 
     Args:
         model: any torch module; models of timm and transformers are known as such.
@@ -208,7 +211,8 @@ def describe(
         exclude: the same of what it may not; see :meth:`View.select`.
 
     Raises:
-        UnsupportedModel: there is no parameter, or the input's shape cannot be told and no example is given.
+        UnsupportedModel: there is no parameter, the input's shape cannot be told and no example is given, or
+            the model's own modules are not there any more (compiled by torch.jit, flattened by FSDP).
         BadInput: a pattern matches nothing, or there is no such BatchNorm mode.
 
     Example:
@@ -220,10 +224,11 @@ def describe(
     """
     from sigprune.values.batch import as_batch
 
+    model = _inside_wrappers(model)
     view = _adapter(model).describe(model).using(batchnorm)
     if example is not None:
         given = as_batch(example, view.input_name)
-        parameter = next(model.parameters())
+        parameter = next(view.module.parameters())
         view = replace(view, example=replace(given, labels=None).to(parameter.device, parameter.dtype))
     if not view.example.inputs:
         raise UnsupportedModel(
@@ -234,14 +239,52 @@ def describe(
     return view
 
 
-def _adapter(model: nn.Module) -> Adapter:
-    """The first adapter that accepts the model; torch's accepts every module and comes last."""
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+    "ActivationWrapper": "_checkpoint_wrapped_module",
+}
+"""Class of torch -> the child that it wraps. By name: importing the classes takes seconds."""
+
+
+def _inside_wrappers(model: nn.Module) -> nn.Module:
+    """The plain model, whatever of torch is wrapped around it.
+
+    Raises:
+        UnsupportedModel: it is no module, or one of which the plain modules are lost.
+    """
     from torch import nn
 
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(
             f"expected a torch.nn.Module, got {type(model).__name__}; open_model(name) opens a model by name"
         )
+    while (child := next((_WRAPPERS[k] for k in _torch_classes(model) if k in _WRAPPERS), None)) is not None:
+        model = model.get_submodule(child)
+    for path, module in model.named_modules():
+        kinds = {"FullyShardedDataParallel", "ScriptModule"}.intersection(_torch_classes(module))
+        if kinds:
+            raise UnsupportedModel(
+                f"{path or 'the model'} is a {min(kinds)}, which keeps no module with weights of its own: "
+                "describe the plain model before it is "
+                + (
+                    "scripted or traced"
+                    if "ScriptModule" in kinds
+                    else "wrapped (fully_shard keeps its names)"
+                )
+            )
+    return model
+
+
+def _torch_classes(module: nn.Module) -> list[str]:
+    """Names of those of its classes that torch defines."""
+    return [kind.__name__ for kind in type(module).__mro__ if kind.__module__.partition(".")[0] == "torch"]
+
+
+def _adapter(model: nn.Module) -> Adapter:
+    """The first adapter that accepts the model; torch's accepts every module and comes last."""
     others = [name for name in adapters.names() if name != "torch"]
     found = (adapters.get(name) for name in (*others, "torch"))
     return next(adapter for adapter in found if adapter.accepts(model))

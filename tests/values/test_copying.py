@@ -29,7 +29,9 @@ COPIES: dict[str, Callable[[object], object]] = {
 
 def bert() -> nn.Module:
     return BertForSequenceClassification(
-        BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12)
+        BertConfig(
+            vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12
+        )
     )
 
 

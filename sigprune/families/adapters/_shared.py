@@ -110,8 +110,10 @@ def first_input(module: nn.Module) -> str:
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind in kinds:
             return parameter.name
+    inner = [name for name, child in module.named_children() if any(True for _ in child.parameters())]
+    hint = f", or describe the model inside: describe(model.{inner[0]})" if len(inner) == 1 else ""
     raise UnsupportedModel(
-        f"{type(module).__name__}.forward has no named input; give it one, as in forward(self, x)"
+        f"{type(module).__name__}.forward has no named input; give it one, as in forward(self, x){hint}"
     )
 
 
