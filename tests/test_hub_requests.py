@@ -68,6 +68,44 @@ def test_ranges(tmp_path, asked, status, inside, got):
         link.close()
 
 
+def test_head_answers_wherever_get_does(tmp_path):
+    """Proxies and caches ask so: the same status, length and headers, and no body."""
+    folder = tmp_path / "models" / "someone" / "net"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("0123456789")
+    (folder / "w.safetensors").write_text("0123456789")
+    readable = [f"/api/models/someone/net/{end}" for end in ("revision/main", "tree/main", "refs")]
+    readable += [f"/api/models/someone/net/{end}" for end in ("commits/main", "auth-check", "discussions")]
+    readable += ["/api/models/someone/net", "/api/whoami-v2", "/api/models/someone/none", "/nothing"]
+    readable += [f"/someone/net/{kind}/main/{name}" for kind in ("resolve", "raw") for name in ("a.txt", "b")]
+    rights = {"Authorization": f"Bearer {TOKEN}"}
+    with running(tmp_path) as hub:
+        link = HTTPConnection(hub.address.removeprefix("http://"))
+
+        def asked(method: str, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+            link.request(method, path, headers=headers)
+            answer = link.getresponse()
+            kept = {key: value for key, value in answer.headers.items() if key not in {"Date"}}
+            return answer.status, kept, answer.read()
+
+        location = asked("GET", "/someone/net/resolve/main/w.safetensors", rights)[1]["Location"]
+        cdn = f"/cdn/{location.split('/cdn/')[1]}"
+        for path, headers in [
+            *((path, rights) for path in readable),
+            (cdn, {}),
+            (cdn, {"Range": "bytes=2-4"}),
+        ]:
+            status, kept, body = asked("GET", path, headers)
+            if status != 404 and "Range" not in headers:
+                assert int(kept["Content-Length"]) == len(body)
+            assert asked("HEAD", path, headers) == (status, kept, b""), path
+        link.close()
+    statuses = {entry.path: entry.status for entry in hub.log.find("HEAD")}
+    assert [path for path, status in statuses.items() if status == 404] == [
+        "/api/models/someone/none", "/nothing", "/someone/net/resolve/main/b", "/someone/net/raw/main/b",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "line",
     [

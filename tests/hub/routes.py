@@ -38,23 +38,24 @@ class Routes:
         self.store, self.transfers = store, Transfers(store)
 
     def answer(self, request: Request) -> Answer:
-        """The answer.
+        """The answer; a HEAD is answered as a GET, whose body the server then keeps.
 
         Raises:
             Refused: it is an error.
         """
         with self.store.lock:
-            request = replace(request, account=account(request.headers))
-            parts, method = request.parts, request.method
+            method = "GET" if request.method == "HEAD" else request.method
+            request = replace(request, method=method, account=account(request.headers))
+            parts = request.parts
             if parts[0] == reading.CDN:
                 return reading.from_cdn(self.store, request)
-            if parts[0] == STORAGE:
+            if parts[0] == STORAGE and method in {"PUT", "POST"}:
                 return self.transfers.put(request) if method == "PUT" else self.transfers.complete(request)
             if parts[0] == "api":
                 return self._api(request, parts[1:])
             kind, at = (parts[0], 1) if parts[0] in KINDS else ("models", 0)
             user, name, *rest = [*parts[at:], "", ""]
-            if rest[0] in {"resolve", "raw"} and method in {"GET", "HEAD"}:
+            if rest[0] in {"resolve", "raw"} and method == "GET":
                 repo = self._repo(request, kind, user, name)
                 found = reading.resolve if rest[0] == "resolve" else reading.raw
                 return found(self.store, repo, request, rest[1:-2])
