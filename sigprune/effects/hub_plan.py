@@ -10,6 +10,7 @@ from sigprune.base.canonical import read_text
 from sigprune.base.errors import BadInput
 from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
+from sigprune.families.adapters._contained import file_in, files_in
 from sigprune.families.adapters._hub import check_name
 from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
 from sigprune.verbs.beside import with_plug_in
@@ -52,7 +53,8 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, spars
     """What :func:`~sigprune.effects.hub.push` would send; nothing is sent, and no network is asked.
 
     Raises:
-        CheckpointError: the folder holds no packed model.
+        CheckpointError: the folder holds no packed model, or its weights, configuration, card or report are
+            links out of it; other such links are left out.
         BadInput: the repository's name is none; neither dense nor packed weights are wanted, or the dense
             ones are, and are not there.
     """
@@ -70,16 +72,16 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, spars
     files: dict[str, int] = {}
     left_out = {} if there or dense is False else {DENSE: f"not in the folder; {makes}"}
     weights = checked_files(folder)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(folder).as_posix()
-            reason = reason_to_leave(name, dense=sends, sparse=sparse)
-            if reason is None and ".safetensors" in name and name not in weights:
-                reason = "weights that are no part of this model"
-            if reason is None:
-                files[name] = path.stat().st_size
-            else:
-                left_out[name] = reason
+    listing = files_in(folder)
+    for name, size in listing.files.items():
+        reason = reason_to_leave(name, dense=sends, sparse=sparse)
+        if reason is None and ".safetensors" in name and name not in weights:
+            reason = "weights that are no part of this model"
+        if reason is None:
+            files[name] = size
+        else:
+            left_out[name] = reason
+    left_out |= listing.refused
     made = {CARD: _card(folder, repo, dense=sends, sparse=sparse)}
     if not sparse and manifest.library == "transformers":
         made[CONFIG] = with_plug_in(read_text(folder / CONFIG), packed=False)
@@ -103,9 +105,9 @@ def reason_to_leave(name: str, *, dense: bool, sparse: bool) -> str | None:
 
 def _card(folder: Path, repo: str, *, dense: bool, sparse: bool) -> str:
     """The folder's own card if somebody wrote or edited it, else a fresh one that names the repository."""
-    path = folder / CARD
-    own = read_text(path) if path.is_file() else None
-    report = Report.read(folder) if (folder / REPORT).is_file() else None
+    path = file_in(folder, CARD)
+    own = None if path is None else read_text(path)
+    report = None if file_in(folder, REPORT) is None else Report.read(folder)
     if own is not None and (report is None or own != card(report)):
         return own
     if report is None:

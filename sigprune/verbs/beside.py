@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from sigprune.base.canonical import load_object, read_text
 from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
+from sigprune.families.adapters._contained import Listing, file_in, files_in
 from sigprune.families.adapters._hub import fetch, listing, offline
 from sigprune.values.manifest import SCHEMA
 from sigprune.values.packed import KEY, is_packed_file
@@ -49,15 +50,16 @@ def copy_beside(
             then has to follow the weights.
 
     Returns:
-        What stays behind: files of the source that are neither copied nor written anew, hidden ones aside.
+        What stays behind: files of the source that are neither copied nor written anew, hidden ones aside;
+        with the reason where they are links out of the folder, or no files.
 
     Raises:
-        CheckpointError: ``config.json`` is damaged.
+        CheckpointError: ``config.json`` is damaged, or a link out of the folder.
         BadInput: ``config.json`` says that its weights are stored otherwise, or a repository cannot be read.
     """
-    files, repository = _listed(ref, source)
+    files, refused, repository = _listed(ref, source)
     ours = REPORT in files and _report(_file(REPORT, source, repository)) is not None
-    left: list[str] = []
+    left = [f"{name} ({why})" for name, why in refused.items()]
     for name, size in files.items():
         if _REWRITTEN.fullmatch(name) or is_packed_file(name):
             continue
@@ -66,8 +68,9 @@ def copy_beside(
             shutil.copyfile(_file(name, source, repository), target / name)
         else:
             left.append(name)
-    if (source / CONFIG).is_file():
-        text = read_text(source / CONFIG)
+    config = file_in(source, CONFIG)
+    if config is not None:
+        text = read_text(config)
         with in_checkpoint(str(source)):
             text = with_plug_in(text, packed=packed) if library == "transformers" else text
         (target / CONFIG).write_text(text, encoding="utf-8")
@@ -109,21 +112,20 @@ def tell_files_(folder: Path) -> None:
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
-def _listed(ref: str | Path, source: Path) -> tuple[dict[str, int], str | None]:
-    """Name -> bytes of what is not hidden, and the repository, unless it is to be left alone."""
+def _listed(ref: str | Path, source: Path) -> tuple[dict[str, int], dict[str, str], str | None]:
+    """Of what is not hidden: name -> bytes, and name -> why it is not read; the repository, if asked."""
     reference = split_ref(str(ref))
     repository = reference.name if reference.kind == "hub" else None
     if repository is None or offline():
-        found = {
-            path.relative_to(source).as_posix(): path.stat().st_size
-            for path in sorted(source.rglob("*"))
-            if path.is_file()
-        }
-        repository = None
+        found, repository = files_in(source), None
     else:
-        found = listing(repository, source.name, repository)[1]
-    shown = {name: size for name, size in found.items() if not re.search(r"(^|/)\.", name)}
-    return shown, repository
+        found = Listing(listing(repository, source.name, repository)[1], {})
+    shown = {name: size for name, size in found.files.items() if not _hidden(name)}
+    return shown, {name: why for name, why in found.refused.items() if not _hidden(name)}, repository
+
+
+def _hidden(name: str) -> bool:
+    return re.search(r"(^|/)\.", name) is not None
 
 
 def _file(name: str, source: Path, repository: str | None) -> Path:
@@ -137,7 +139,7 @@ def _file(name: str, source: Path, repository: str | None) -> Path:
 
 def _travels(name: str, size: int) -> bool:
     path = PurePosixPath(name)
-    if ".safetensors.index." in path.name or path.is_absolute() or "\\" in name:
+    if ".safetensors.index." in path.name or path.is_absolute() or ".." in path.parts or "\\" in name:
         return False
     small = len(path.parts) == 1 or size <= SMALL
     return small and (path.suffix in _TEXTS or _LEGAL.fullmatch(path.name) is not None)

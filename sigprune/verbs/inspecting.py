@@ -9,6 +9,7 @@ from torch import Tensor
 from sigprune.base.canonical import read_text
 from sigprune.base.errors import CheckpointError, in_checkpoint
 from sigprune.base.family import Plain
+from sigprune.families.adapters._contained import files_in
 from sigprune.families.adapters._hub import fetch, file_metadata, listing
 from sigprune.values.manifest import Entry, Manifest
 from sigprune.values.packed import PACKED, PACKED_INDEX, manifests_from, read_manifest, read_manifests
@@ -42,9 +43,7 @@ def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = Fals
     if local(ref) is not None:
         folder = local_folder(ref, revision)
         manifest, commit = read_manifest(folder), None
-        files = {
-            str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
-        }
+        files = dict(files_in(folder).files)
     else:
         manifest, commit, files = _remote(ref, revision)
     facts: dict[str, Plain] = {

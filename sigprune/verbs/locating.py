@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sigprune.base.canonical import read_text
 from sigprune.base.errors import BadInput, CheckpointError, nearest
+from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._hub import fetch, listing
 from sigprune.values.packed import PACKED, PACKED_INDEX, not_packed, read_index
 from sigprune.verbs.opening import Reference, local, split_ref
@@ -82,7 +83,7 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
     """The local folder that a reference names.
 
     Raises:
-        CheckpointError: there is none, or it is a file.
+        CheckpointError: there is none, or it is a file; its weights or ``config.json`` are links out of it.
         BadInput: a revision of a folder.
     """
     folder = local(ref)
@@ -92,6 +93,9 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
         raise CheckpointError(f"{ref}: expected a folder that sigprune wrote, got a file; name its folder")
     if revision is not None:
         raise BadInput(f"{ref}: a local folder has no revisions; leave out revision={revision!r}")
+    for path in folder.iterdir():
+        if path.name == CONFIG or ".safetensors" in path.name:
+            file_in(folder, path.name)
     return folder
 
 

@@ -12,6 +12,7 @@ from typing import cast
 
 from sigprune.base.errors import BadInput, one_line
 from sigprune.base.family import Plain
+from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._hub import fetch
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -101,8 +102,7 @@ def unfit(source: str, what: str) -> BadInput:
 def _file(source: str, name: str, folder: Path | None) -> Path | None:
     place, revision = split_source(source)
     if source.startswith(FOLDER):
-        path = Path(place) / name
-        return path if path.is_file() else None
+        return file_in(Path(place), name)
     return fetch(place, name, folder.name if folder else revision, place_of(source))
 
 
