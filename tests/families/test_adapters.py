@@ -451,10 +451,10 @@ def test_a_folder_names_no_code_to_run(tmp_path):
         ("torch", "resnet", {}, "dotted path"),
         ("torch", "no_such_package.model", {}, "no module no_such_package"),
         ("torch", "torch.nn.Lineer", {}, "did you mean Linear"),
-        ("torch", "math.pi", {}, "something to call"),
+        ("torch", "torch.pi", {}, "got float; nothing was called"),
         ("torch", "torch.nn.Linear", {"in_features": 3}, "out_features"),
-        ("torch", "math.sqrt", {}, "failed"),
-        ("torch", "builtins.dict", {}, "expected a torch.nn.Module, got dict"),
+        ("torch", "torch.nn.Transformer", {"d_model": 3}, "failed"),
+        ("torch", "torch.get_default_dtype", {}, "got builtin_function_or_method"),
     ],
 )
 def test_bad_input_is_one_clear_line(library, name, args, message):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line
+from sigprune.base.errors import BadInput, CheckpointError, one_line
 from sigprune.base.family import Plain
+from sigprune.families.adapters._factories import factory
 from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
 from sigprune.values.batch import Batch
 from sigprune.values.view import View, readonly
@@ -35,6 +34,8 @@ def names() -> Sequence[str]:
 def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
     """Call what the import path names, and expect a module.
 
+    What is known beforehand to make none is not called (see ``_factories``).
+
     Args:
         architecture: dotted path of a class or function, e.g. ``torchvision.models.resnet18``.
         args: its keyword arguments.
@@ -46,7 +47,7 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
         >>> build("torch.nn.Linear", {"in_features": 3, "out_features": 2})
         Linear(in_features=3, out_features=2, bias=True)
     """
-    make = _load(architecture)
+    make = factory(architecture)
     try:
         module = make(**args)
     except Exception as error:  # whatever the caller's own code raises
@@ -111,41 +112,6 @@ def rebuild(folder: Path) -> nn.Module:
         f"{folder / 'config.json'} describes a model of one's own, and no folder may name code to run: "
         "make the model yourself and pass it: load(folder, into=model)"
     )
-
-
-def _load(path: str) -> Callable[..., object]:
-    """Import the longest module prefix of a dotted path and follow the rest as attributes."""
-    parts = path.split(".")
-    if len(parts) < 2 or not all(parts):
-        raise BadInput(f"torch:{path}: expected a dotted path such as torch:mypackage.models.make_model")
-    module_path, *attributes = _split(parts)
-    target: object = importlib.import_module(module_path)
-    for attribute in attributes:
-        members = dict(inspect.getmembers(target))
-        if attribute not in members:
-            raise BadInput(f"torch:{path}: {UnknownName(f'name in {module_path}', attribute, members)}")
-        target = members[attribute]
-    if not callable(target):
-        raise BadInput(f"torch:{path}: expected something to call, got {type(target).__name__}")
-    return target
-
-
-def _split(parts: list[str]) -> list[str]:
-    """The import path of the innermost module, then the attributes below it."""
-    path = ".".join(parts)
-    for end in range(len(parts) - 1, 0, -1):
-        module_path = ".".join(parts[:end])
-        try:
-            importlib.import_module(module_path)
-        except Exception as error:  # whatever the caller's own code raises on import
-            missing = isinstance(error, ModuleNotFoundError) and f"{module_path}.".startswith(
-                f"{error.name}."
-            )
-            if not missing:  # not just this module, or a package above it, that is not there
-                raise BadInput(f"torch:{path}: importing {module_path} failed: {one_line(error)}") from error
-        else:
-            return [module_path, *parts[end:]]
-    raise BadInput(f"torch:{path}: there is no module {parts[0]} to import (is it on PYTHONPATH?)")
 
 
 def _classifier(module: nn.Module) -> tuple[str, ...]:
