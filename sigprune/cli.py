@@ -26,6 +26,7 @@ from sigprune.cli_options import (
     Revision,
     Seed,
     Settings,
+    Trust,
     Weights,
 )
 from sigprune.cli_process import guarded
@@ -63,6 +64,7 @@ def run(
     recipe: RecipeRef,
     *,
     settings: Settings = None,
+    trust: Trust = False,
     out: Out = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -71,7 +73,8 @@ def run(
     """Carry out a recipe: initialise, prune, restore isometry, train, save."""
     from sigprune.recipe import load_recipe
 
-    carry_out(load_recipe(recipe, settings or ()), out, force=force, quiet=quiet, as_json=as_json)
+    loaded = load_recipe(recipe, settings or ())
+    carry_out(loaded.consented() if trust else loaded, out, force=force, quiet=quiet, as_json=as_json)
 
 
 app.command()(prune)
@@ -223,14 +226,19 @@ def validate(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a recipe and print it with every default resolved; model and data are not opened."""
+    """Check a recipe, print it with every default resolved, and say what needs --trust; nothing is opened."""
     from sigprune.recipe import load_recipe
+    from sigprune.recipe_consent import permissions
 
     checked = load_recipe(recipe, settings or ())
+    needed = [str(one) for one in permissions(checked)]
     if as_json:
-        typer.echo(json.dumps({"digest": checked.digest, "recipe": checked.resolved()}, indent=2))
+        facts = {"digest": checked.digest, "needs_trust": needed, "recipe": checked.resolved()}
+        typer.echo(json.dumps(facts, indent=2))
     else:
-        typer.echo(printable(f"# digest {checked.digest}\n{checked.to_yaml()}", "\n"), nl=False)
+        comments = "".join(f"# needs --trust: {one}\n" for one in needed)
+        text = f"# digest {checked.digest}\n{comments}{checked.to_yaml()}"
+        typer.echo(printable(text, "\n"), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sigprune.base.family import Plain
-from sigprune.cli_options import AsJson, Quiet, RecipeRef, Settings
+from sigprune.cli_options import AsJson, Quiet, RecipeRef, Settings, Trust
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +23,7 @@ def check(
     ] = None,
     seeds: Annotated[int, typer.Option(help="repetitions of each, with other seeds")] = 1,
     settings: Settings = None,
+    trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -33,6 +34,7 @@ def check(
     from sigprune.recipe import load_recipe
 
     checked = load_recipe(recipe, settings or ())
+    checked = checked.consented() if trust else checked
     rows = carry_out(checked, watch(quiet=quiet), variants=variant or (), seeds=seeds)
     print_json(rows) if as_json else _print(console(), rows)
 

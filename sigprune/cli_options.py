@@ -19,6 +19,12 @@ Settings = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="folder to write; default runs/NAME-DIGEST")]
 Force = Annotated[bool, typer.Option("--force", help="replace a folder that exists")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="consent to all that the file asks for: code to call, files elsewhere, a push"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Pretrained = Annotated[bool, typer.Option(help="start from trained weights")]

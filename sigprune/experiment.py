@@ -20,6 +20,7 @@ from sigprune.effects.training import evaluate
 from sigprune.experiment_check import check
 from sigprune.experiment_steps import Experiment
 from sigprune.recipe import Recipe, load_recipe
+from sigprune.recipe_consent import expect_consent
 from sigprune.values.mask import Mask
 from sigprune.verbs.checkpoint import load, save
 from sigprune.verbs.opening import split_ref
@@ -34,6 +35,7 @@ def run(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    trust: bool = False,
 ) -> Report:
     """Open, re-initialise, measure, prune, restore isometry, verify, train, evaluate, save, load back.
 
@@ -45,11 +47,13 @@ def run(
             ``recipe.yaml``, ``report.json``, ``README.md`` and figures.
         force: replace an ``out`` that an earlier run wrote.
         progress: told what is going on; silent by default.
+        trust: consent to all that a recipe file asks for: code to call, files outside its folder, a push.
 
     Returns:
         The report; equal recipes on one machine give equal reports, apart from ``timing``.
 
     Raises:
+        NeedsConsent: a recipe file asks for more than data, and ``trust`` is not set; nothing was done.
         FindingFailed: a required finding failed; nothing was trained and nothing is written.
         BadInput: something in the recipe, the model or the data cannot be used, or the finished folder could
             not be pushed.
@@ -69,6 +73,9 @@ def run(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
+    if trust:
+        recipe = recipe.consented()
+    expect_consent(recipe)
     progress = progress or SilentProgress()
     with new_folder(out, replace=(REPORT,) if force else ()) as folder:
         report = _Run(recipe, progress).carry_out(folder)

@@ -25,6 +25,7 @@ from sigprune.experiment_steps import Experiment
 from sigprune.families.objectives import objectives
 from sigprune.families.scores import scores
 from sigprune.recipe import Recipe
+from sigprune.recipe_consent import expect_consent
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.verbs.fitting import Batches
@@ -64,6 +65,7 @@ def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), s
         the recipe for each.
 
     Raises:
+        NeedsConsent: the recipe's file asks for more than data, and the caller has not consented.
         UnknownName: there is no such variant.
         BadInput: no seeds.
     """
@@ -72,6 +74,7 @@ def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), s
             raise UnknownName("variant", name, VARIANTS)
     if seeds < 1:
         raise BadInput(f"expected at least one seed, got {seeds}")
+    expect_consent(recipe)
     chosen = tuple(dict.fromkeys((AS_IS, *(variants or VARIANTS))))
     reasons = {name: _senseless(recipe, name) for name in chosen}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen if not reasons[name]}

@@ -13,6 +13,7 @@ from sigprune.base.seeds import generator
 from sigprune.effects.training import Split, TrainPlan, device_of
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
+from sigprune.recipe_consent import expect_consent
 from sigprune.values.batch import Batch
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
@@ -141,9 +142,11 @@ def open_setting(recipe: Recipe) -> Setting:
     What would stop the run after hours is looked at here.
 
     Raises:
+        NeedsConsent: the recipe's file asks for more than data, and the caller has not consented.
         BadInput: a device, precision, data set, model or argument that cannot be used.
         DataError: the model does not take the data.
     """
+    expect_consent(recipe)
     source, model, plan = recipe.data.source, recipe.model, recipe.prune
     device = device_of(recipe.device, recipe.train.precision)
     data = datasets.choose(source).member.load(**source.options)

@@ -19,6 +19,7 @@ from sigprune.effects import facts
 from sigprune.effects.schema import Moment
 from sigprune.experiment_setting import open_setting, policy_of
 from sigprune.recipe import Recipe
+from sigprune.recipe_consent import expect_consent
 from sigprune.values.batch import Batch
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
@@ -46,6 +47,7 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
         order of definition); ``skipped`` (reason -> names); ``gates`` (name, value, closed).
     """
     model = recipe.model
+    expect_consent(recipe)
     with progress.step("open"):
         module = _to_look_at(recipe)
     view = describe(module).select(
@@ -132,6 +134,7 @@ def layers_of(
         DataError: the model does not take images of this size.
     """
     model, gains = recipe.model, {}
+    expect_consent(recipe)
     with progress.step("open"):
         view = describe(
             open_model(model.ref, pretrained=model.pretrained, args=model.args, seed=recipe.seed),

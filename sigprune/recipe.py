@@ -14,14 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import Field, Strict, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, Strict, ValidationError, field_validator, model_validator
 
 from sigprune.base.errors import RecipeError, UnknownName
 from sigprune.base.family import Plain, Step
 from sigprune.families.isometries import isometries
-from sigprune.recipe_messages import explain, shown
+from sigprune.recipe_messages import explain
+from sigprune.recipe_origin import Origin
 from sigprune.recipe_prune import Prune
 from sigprune.recipe_sections import (
+    MOST,
     Bounds,
     Check,
     Data,
@@ -34,7 +36,7 @@ from sigprune.recipe_sections import (
     Train,
 )
 from sigprune.recipe_steps import Choose
-from sigprune.recipe_text import dumps, override, read, shipped
+from sigprune.recipe_text import DEEPEST, LONGEST_NAME, dumps, find, keys_of, override, read, shipped
 from sigprune.values.finding import BOUNDS, Bound
 
 __all__ = ["FINDINGS", "Recipe", "load_recipe", "override", "parse_recipe", "shipped"]
@@ -71,7 +73,7 @@ class Recipe(Section):
         (0.95, 'snip')
     """
 
-    name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="recipe", max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model: Model
@@ -86,6 +88,21 @@ class Recipe(Section):
     baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)
     save: Save = Save()
     push: Push = Push()
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @property
+    def origin(self) -> Origin:
+        """Whose word the values are: a file's, or the caller's own."""
+        return self._origin
+
+    def consented(self) -> Recipe:
+        """A copy with the caller's consent to everything that its file asks for (``--trust``)."""
+        return self._from(self.origin.consent())
+
+    def _from(self, origin: Origin) -> Recipe:
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +121,8 @@ class Recipe(Section):
         prune = filled.get("prune", {})
         if isinstance(prune, Mapping) and prune.get("batch_size") is None:
             rest = {key: value for key, value in prune.items() if key != "batch_size"}
-            filled["prune"] = rest if size is None else {**rest, "batch_size": size}
+            # what is no size is an error of data.batch_size, and not of prune.batch_size too
+            filled["prune"] = {**rest, "batch_size": size} if _is_count(size) else rest
         return filled
 
     @field_validator("verify", mode="before")
@@ -136,6 +154,10 @@ class Recipe(Section):
         """The canonical text of :meth:`resolved`."""
         return dumps(self.resolved())
 
+    def __eq__(self, other: object) -> bool:
+        """Whether they are the same experiment, wherever they come from."""
+        return self.digest == other.digest if isinstance(other, Recipe) else NotImplemented
+
     def __hash__(self) -> int:
         return hash(self.digest)
 
@@ -154,7 +176,7 @@ def parse_recipe(data: Mapping[str, Plain], origin: str = "") -> Recipe:
         origin: where they come from, for messages.
 
     Raises:
-        RecipeError: one line that starts with the path of the first wrong value.
+        RecipeError: one line with every problem; it starts with the path of the first wrong value.
 
     Example:
         >>> parse_recipe({"model": {"ref": "timm:test_resnet"}, "prune": {"sparsty": 0.9}})
@@ -163,15 +185,34 @@ def parse_recipe(data: Mapping[str, Plain], origin: str = "") -> Recipe:
     """
     where = f" (in {origin})" if origin else ""
     if not isinstance(data, Mapping):
-        raise RecipeError(f"expected a mapping of sections, got {shown(data)}{where}")
+        raise RecipeError(f"expected a mapping of sections, got {type(data).__name__}{where}")
+    _check_depth(data, where)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError(explain(error, Recipe) + where) from error
 
 
+def _check_depth(data: object, where: str) -> None:
+    """What follows recurses into every level; here each is looked at once, whatever it shares."""
+    level = {id(data): data}
+    for _ in range(2 * DEEPEST):  # a setting may put so many levels below as many
+        inside = [
+            one.values() if isinstance(one, Mapping) else one
+            for one in level.values()
+            if isinstance(one, Mapping | list | tuple)
+        ]
+        level = {id(value): value for values in inside for value in values}
+        if not level:
+            return
+    raise RecipeError(f"expected at most {2 * DEEPEST} levels of mappings and lists, got more{where}")
+
+
 def load_recipe(ref: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read, change and check a recipe.
+
+    A file's recipe knows that it is one: carrying it out needs consent for whatever is more than data (see
+    ``recipe_consent``). Shipped recipes are the package's own.
 
     Args:
         ref: the bare name of a shipped recipe (see :func:`shipped`), or the path of a YAML file.
@@ -185,7 +226,11 @@ def load_recipe(ref: str | Path, settings: Sequence[str] = ()) -> Recipe:
         >>> load_recipe("quickstart", ["prune.sparsity=0.95"]).prune.sparsity
         0.95
     """
-    return parse_recipe(override(read(ref), settings), str(ref))
+    recipe = parse_recipe(override(read(ref), settings), str(ref))
+    file = find(ref)
+    if file in shipped().values():
+        return recipe
+    return recipe._from(Origin(file, frozenset(keys_of(setting) for setting in settings)))
 
 
 def _value(data: Mapping[str, object], section: str, key: str) -> object:
@@ -193,6 +238,10 @@ def _value(data: Mapping[str, object], section: str, key: str) -> object:
     if isinstance(inside, Mapping):
         return inside.get(key)
     return getattr(inside, key, None)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def _with(section: object, key: str, default: object) -> object:

@@ -1,4 +1,4 @@
-"""One line for what is wrong with a recipe: the path, what was expected, what was got."""
+"""One line for what is wrong with a recipe: for each problem the path, what was expected, what was got."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 from sigprune.base.errors import suggestion
 
 _LONGEST = 60
+MOST_SHOWN = 8
+"""Problems that one message holds."""
 
 
 def shown(value: object) -> str:
@@ -21,17 +23,27 @@ def shown(value: object) -> str:
     return f"{text if len(text) <= _LONGEST else text[:_LONGEST] + '...'} ({type(value).__name__})"
 
 
+def joined(problems: Sequence[str], more: int = 0) -> str:
+    """Several problems in one line.
+
+    Args:
+        problems: of many the first eight are shown.
+        more: how many there are besides these.
+    """
+    shown, more = problems[:MOST_SHOWN], more + len(problems[MOST_SHOWN:])
+    return "; also ".join(shown) + (f"; and {more:,} more error{'s' * (more > 1)}" if more else "")
+
+
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """The first problem (unknown keys before all others) and how many more there are.
+    """Every problem in one line, unknown keys before all others.
 
     Args:
         error: what pydantic found.
         root: the model that was validated; its fields are the known keys.
     """
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
-    line = _line(problems[0], root)
-    others = len(problems) - 1
-    return f"{line} (and {others} more error{'s' * (others > 1)})" if others else line
+    lines = dict.fromkeys(_line(problem, root) for problem in problems[:MOST_SHOWN])
+    return joined(list(lines), len(problems[MOST_SHOWN:]))
 
 
 def _line(problem: ErrorDetails, root: type[BaseModel]) -> str:

@@ -14,7 +14,7 @@ from sigprune.base.errors import BadInput, RecipeError, UnknownName
 from sigprune.base.family import Step
 from sigprune.recipe import FINDINGS, Recipe, load_recipe, override, parse_recipe, shipped
 from sigprune.recipe_sections import Model
-from sigprune.recipe_text import dumps, loads
+from sigprune.recipe_text import DEEPEST, LARGEST, LONGEST, MOST_VALUES, dumps, loads
 
 MODEL = {"model": {"ref": "timm:test_resnet"}}
 PATHS = [
@@ -92,9 +92,23 @@ def test_a_wrong_value_names_its_path_what_was_expected_and_what_was_got(setting
     assert "\n" not in str(caught.value)
 
 
-def test_several_problems_are_counted_and_unknown_keys_come_first() -> None:
-    with pytest.raises(RecipeError, match=r"^modle: unknown key; did you mean model\? \(and 1 more error\)$"):
+def test_several_problems_are_all_named_and_unknown_keys_come_first() -> None:
+    both = r"^modle: unknown key; did you mean model\?; also model: expected a value, got none$"
+    with pytest.raises(RecipeError, match=both):
         parse_recipe({"modle": {"ref": "x"}})
+    with pytest.raises(RecipeError) as caught:
+        parsed("data.batch_size=0", "seed=-1", "train.lr=-1", "train.gamma=0", "prune.score=snipp")
+    assert [problem.partition(":")[0] for problem in str(caught.value).split("; also ")] == [
+        "seed", "data.batch_size", "prune.score", "train.lr", "train.gamma",
+    ]  # fmt: skip
+    wrong = (
+        r"^seed\.\.=1: expected path=value.*; also =3: .*; also seed\.x: seed holds no keys, it is 1 \(int\)"
+    )
+    with pytest.raises(RecipeError, match=wrong):
+        override({"seed": 1}, ["seed..=1", "=3", "seed.x=1"])
+    with pytest.raises(RecipeError, match=r"; also .*; and 4 more errors$") as caught:
+        parse_recipe({"model": {"ref": "x"}, **{f"k{i}": 1 for i in range(12)}})
+    assert str(caught.value).count("; also ") == 7
     with pytest.raises(RecipeError, match=r"^model: expected a value, got none \(in here\)$"):
         parse_recipe({}, "here")
     with pytest.raises(RecipeError, match="expected a mapping of sections, got"):
@@ -206,6 +220,10 @@ def test_a_setting_that_cannot_be_put_in_is_refused(setting: str) -> None:
         ("model: {ref: m}\nseed: 1\nseed: 2\n", r"line 3, column 1: .*the key 'seed' is repeated"),
         ("model:\n  ref: m\n  ref: n\n", r"line 3, column 3: .*repeated"),
         ("model: {ref: m\nseed: 1\n", r"line 2, column \d+: not valid YAML"),
+        ("seed: !!int '1:59:59'\n", r"line 1, column 7: .*expected plain data, got the tag tag:yaml"),
+        ("model: !!set {ref}\n", r"line 1, column 8: .*expected plain data, got the tag"),
+        ("model: &a {args: *a}\n", r"line 1, column 18: .*\*a stands inside what it names"),
+        ("model: *b\n", r"line 1, column 8: .*undefined alias"),
         ("model: !!python/object:os.system {}\n", r"line 1, column 8: not valid YAML"),
         ("1: x\n", r"line 1, column 1: .*a key must be text"),
         ("- a\n", r"expected a mapping of sections, got list"),
@@ -219,6 +237,93 @@ def test_bad_text_names_the_file_and_the_line(tmp_path: Path, text: str, message
         load_recipe(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+BOMBS = {
+    "aliases": "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+    "aliases of mappings": "a0: &a0 {x: 1, y: 1}\n"
+    + "".join(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}\n" for i in range(1, 40)),
+    "flow": "model: [" + "1," * MOST_VALUES + "]",
+    "block": "model:\n" + "- 1\n" * MOST_VALUES,
+    "nested flow": "model: " + "[" * 100_000,
+    "nested block": "- " * 100_000,
+    "long text": "model: " + "x" * (LONGEST + 1),
+    "long key": "? " + "x" * (LONGEST + 1) + "\n: 1",
+    "bytes": "#" * (LARGEST + 1),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_would_take_too_long_is_refused_while_it_is_read(tmp_path: Path, bomb: str) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_text(BOMBS[bomb])
+    with pytest.raises(RecipeError, match=r"expected (at most|a recipe of at most) [\d,]+ ") as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value)) < len(str(path)) + 200
+
+
+def test_the_value_of_a_setting_has_the_bounds_of_a_recipe() -> None:
+    for text in (BOMBS["aliases"], BOMBS["nested block"], BOMBS["bytes"]):
+        with pytest.raises(RecipeError, match=r"^the value of model\.args.*: expected at most"):
+            override({}, [f"model.args={text}"])
+
+
+def test_a_file_is_not_read_beyond_the_bound(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(
+        RecipeError, match=r"expected a recipe of at most 262,144 bytes, got 1,099,511,627,776"
+    ):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("path", ["a." * 3000 + "b", "x" * 5000, ".".join("a" * (DEEPEST + 1))])
+def test_the_path_of_a_setting_is_bounded(path: str) -> None:
+    with pytest.raises(
+        RecipeError, match=r"expected a path of at most 32 levels and 4,096 characters"
+    ) as caught:
+        load_recipe("quickstart", [f"{path}=1"])
+    assert len(str(caught.value)) < 200
+
+
+def test_python_data_have_a_bound_too() -> None:
+    deep: dict[str, object] = {}
+    here = deep
+    for _ in range(100_000):
+        here["a"] = here = {}
+    loop: dict[str, object] = {}
+    loop["a"] = loop
+    for args in (deep, loop, [loop]):
+        for model in ({"ref": "x", "args": args}, {"ref": args}, args):
+            with pytest.raises(
+                RecipeError, match=r"^expected at most 64 levels of mappings and lists, got more"
+            ):
+                parse_recipe({"model": model})  # type: ignore[dict-item]
+
+
+def test_what_is_within_the_bounds_is_read() -> None:
+    names = ", ".join(f"layer{i}.weight" for i in range(4000))
+    assert len(parsed(f"prune.exclude=[{names}]").prune.exclude) == 4000
+    deepest = "{a: " * 30 + "1" + "}" * 30
+    assert parsed(f"model.args.x={deepest}").digest
+    assert parsed(f"model.args.x={'y' * LONGEST}").digest
+
+
+def test_aliases_are_copies() -> None:
+    data = loads("model: {args: &a {x: [1]}}\nprune: {score: *a}\n", "text")
+    changed = override(data, ["model.args.x=2", "model.args.y=3"])  # type: ignore[arg-type]
+    assert changed == {"model": {"args": {"x": 2, "y": 3}}, "prune": {"score": {"x": [1]}}}
+
+
+def test_the_name_is_no_longer_than_a_file_s_may_be(tmp_path: Path) -> None:
+    assert parsed(f"name={'x' * 100}").name
+    (tmp_path / f"{'y' * 200}.yaml").write_text("model: {ref: x}")
+    assert load_recipe(tmp_path / f"{'y' * 200}.yaml").name == "y" * 100
+    with pytest.raises(RecipeError, match=r"^name: string should have at most 100 characters, got 'x"):
+        parsed(f"name={'x' * 101}")
 
 
 def test_files_that_are_missing_or_unreadable(tmp_path: Path) -> None:
@@ -269,8 +374,15 @@ def test_importing_recipes_imports_no_torch() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("seed=" + "9" * 5000, "the value of seed: not valid YAML: "),
-        ("model.args=" + "[" * 3000, "the value of model.args: not valid YAML: "),
+        (
+            "seed=" + "9" * 5000,
+            "the value of seed, line 1, column 1: not valid YAML: expected at most 4,096 ",
+        ),
+        ("seed=" + "9" * 4000, "seed: "),
+        (
+            "model.args=" + "[" * 3000,
+            "the value of model.args, line 1, column 33: not valid YAML: expected at ",
+        ),
         ("data.batch_size=99999999999999999999999", "data.batch_size: expected a value less than or equal"),
         (
             "measure.method={name: exact, at_once: 0}",

@@ -6,6 +6,7 @@
     ├── BadInput            the caller can mend it: the CLI prints one line and exits with 2
     │   ├── UnknownName     a model, member, weight or recipe that does not exist; names the nearest ones
     │   ├── RecipeError     a recipe value, with its path inside the recipe
+    │   │   └── NeedsConsent a recipe file that asks for more than data: code, files elsewhere, a push
     │   ├── NeedsData       a score, objective or measure asked for data that it was not given
     │   ├── DataError       a data set that is missing, unreadable or of the wrong shape
     │   ├── CheckpointError a checkpoint folder or file that is not what it says it is
@@ -67,6 +68,10 @@ class UnknownName(BadInput, LookupError):
 
 class RecipeError(BadInput):
     """A recipe that does not say a valid experiment; the message starts with the path of the value."""
+
+
+class NeedsConsent(RecipeError):
+    """A recipe file asks for what the caller has not consented to; nothing was imported, read or sent."""
 
 
 class NeedsData(BadInput):

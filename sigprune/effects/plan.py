@@ -87,9 +87,13 @@ class TrainPlan:
             "accumulate": (self.accumulate >= 1, "at least 1"),
             "clip": (self.clip is None or self.clip > 0, "above 0, or none"),
         }
-        for name, (ok, expected) in ranges.items():
-            if not ok:
-                raise BadInput(f"train.{name}: expected {expected}, got {getattr(self, name)!r}")
+        wrong = [
+            f"train.{name}: expected {expected}, got {getattr(self, name)!r}"
+            for name, (ok, expected) in ranges.items()
+            if not ok
+        ]
+        if wrong:
+            raise BadInput("; also ".join(wrong))
 
     def _warm(self) -> bool:
         return self.warmup_epochs >= 0 and (self.warmup_epochs <= self.epochs or self.epochs == 0)
