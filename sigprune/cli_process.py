@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
-from sigprune.base.errors import BadInput, BadScores, Diverged, FindingFailed, FolderExists, MaskViolated
+from sigprune.base.errors import (
+    BadInput,
+    BadScores,
+    Diverged,
+    FindingFailed,
+    FolderExists,
+    MaskViolated,
+    RecipeError,
+)
 from sigprune.base.printing import printable
 
 if TYPE_CHECKING:
@@ -72,7 +80,8 @@ def _fail(error: Exception, *, replaces: bool) -> int:
         return _say(f"{error} (--force replaces it)", 2)
     if isinstance(error, FindingFailed):
         _show(error)
-    return _say(str(error), 2 if isinstance(error, BadInput | OSError) else 1)
+    several = isinstance(error, RecipeError | FindingFailed)
+    return _say(str(error), 2 if isinstance(error, BadInput | OSError) else 1, several=several)
 
 
 def _show(error: FindingFailed) -> None:
@@ -83,8 +92,8 @@ def _show(error: FindingFailed) -> None:
     print_signal(console(stderr=True), cast("Sequence[Moment]", error.signal))
 
 
-def _say(message: str, code: int) -> int:
-    """One line for each thing that is wrong."""
-    for line in message.splitlines():
+def _say(message: str, code: int, *, several: bool = True) -> int:
+    """One line, or where ``several`` things may be wrong one for each line of the message."""
+    for line in message.splitlines() if several else [message]:
         sys.stderr.write(f"error: {printable(line)}\n")
     return code

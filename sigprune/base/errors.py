@@ -10,6 +10,7 @@
     │   ├── NeedsData       a score, objective or measure asked for data that it was not given
     │   ├── DataError       a data set that is missing, unreadable or of the wrong shape
     │   ├── CheckpointError a checkpoint folder or file that is not what it says it is
+    │   │   └── TooLarge    a file beyond the bounds of what is read
     │   ├── FolderExists    an output folder that would be overwritten
     │   ├── NoSpace         the disk of an output folder is full
     │   └── UnsupportedModel a network that the adapters cannot describe
@@ -24,6 +25,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+from sigprune.base.printing import printable
 
 _LONGEST = 1000
 """Characters of a message that quotes a file."""
@@ -83,10 +86,18 @@ class DataError(BadInput):
 
 
 class CheckpointError(BadInput):
-    """A checkpoint that is not what it says it is; what a file says is quoted up to a length."""
+    """A checkpoint that is not what it says it is.
+
+    What a file says is quoted up to a length, and escaped: a name with a line end in it makes no second line.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
+        short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+        super().__init__(printable(short))
+
+
+class TooLarge(CheckpointError):
+    """A file beyond the bounds that docs/format.md states: it was not read, or not to the end."""
 
 
 @contextmanager
@@ -95,7 +106,28 @@ def in_checkpoint(place: str) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{place}: {error}") from error
+        raise type(error)(f"{place}: {error}") from error
+
+
+@contextmanager
+def reading_damaged(place: object) -> Iterator[None]:
+    """For code that only reads: whatever damaged input raises becomes one line that names the place.
+
+    Readers check what they can think of; libraries raise anything for the rest (``KeyError`` in a
+    configuration class, ``RuntimeError`` in torch, ``MemoryError``). The cause stays attached.
+
+    Args:
+        place: the file or folder that is read.
+    """
+    try:
+        yield
+    except (SigpruneError, OSError):  # these say what is wrong, and where
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{place}: it cannot be read ({type(error).__name__}: {one_line(error)}); it is damaged, or was "
+            "written by something else: write or fetch it again"
+        ) from error
 
 
 class FolderExists(BadInput):

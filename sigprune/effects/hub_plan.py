@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sigprune.base.canonical import read_text
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, reading_damaged
 from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
 from sigprune.families.adapters._contained import file_in, files_in
@@ -82,9 +82,10 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, spars
         else:
             left_out[name] = reason
     left_out |= listing.refused
-    made = {CARD: _card(folder, repo, dense=sends, sparse=sparse)}
-    if not sparse and manifest.library == "transformers":
-        made[CONFIG] = with_plug_in(read_text(folder / CONFIG), packed=False)
+    with reading_damaged(folder):
+        made = {CARD: _card(folder, repo, dense=sends, sparse=sparse)}
+        if not sparse and manifest.library == "transformers":
+            made[CONFIG] = with_plug_in(read_text(folder / CONFIG), packed=False)
     files |= {name: len(text.encode()) for name, text in made.items()}
     return Upload(dict(sorted(files.items())), left_out, made)
 

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from sigprune.base.canonical import read_object
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain
 from sigprune.effects.schema import FindingFacts, Moment, Number, ReportData
@@ -86,13 +87,7 @@ class Report:
             BadInput: the file is missing, not JSON, or no report of this schema.
         """
         path = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise BadInput(f"{path}: expected the JSON of a report: {error}") from error
-        if not isinstance(data, dict):
-            raise BadInput(f"{path}: expected a JSON object, got {_short(data)}")
-        return cls(data)
+        return cls(read_object(path))
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, indented by two, a newline at the end; equal reports, equal bytes."""

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 
@@ -33,6 +34,20 @@ _FIELDS = frozenset({
 })
 
 _RANK = 64
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.bool,
+        torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+        torch.int8, torch.int16, torch.int32, torch.int64,
+        torch.float16, torch.bfloat16, torch.float32, torch.float64,
+        torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz,
+        torch.float8_e8m0fnu,
+        torch.complex64,
+    )
+})  # fmt: skip
+"""What safetensors stores and reads back, each by one name: ``half`` is none, and ``uint4`` has no storage."""
+
 _DENSE = frozenset({"shape", "dtype", "digest"})
 _MASKED = frozenset({"kept", "codec", "bits", "parts"})
 
@@ -85,12 +100,11 @@ class Entry:
         """The dtype itself.
 
         Raises:
-            CheckpointError: this torch has no such dtype.
+            CheckpointError: no file can hold it.
         """
-        found = vars(torch).get(self.dtype)
-        if not isinstance(found, torch.dtype):
-            raise CheckpointError(f"expected the name of a torch dtype, got {self.dtype!r}")
-        return found
+        if self.dtype not in DTYPES:
+            raise CheckpointError(f"expected a dtype among {', '.join(DTYPES)}, got {self.dtype!r}")
+        return DTYPES[self.dtype]
 
     def to_plain(self) -> dict[str, Plain]:
         """The entry as plain JSON."""
@@ -273,6 +287,8 @@ def _entry(name: str, plain: Plain) -> Entry:
             f"got {str(shape)[:200]}"
         )
     entry = Entry(tuple(shape), get(plain, "dtype", str), get(plain, "digest", str))
+    with in_checkpoint(where):
+        _ = entry.torch_dtype
     if fields == _DENSE:
         return entry
     kept, parts = plain["kept"], get(plain, "parts", dict)

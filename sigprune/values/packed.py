@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sigprune.base.canonical import get, load_object, signed
-from sigprune.base.errors import CheckpointError, in_checkpoint
+from sigprune.base.canonical import get, load_object, read_text, signed
+from sigprune.base.errors import CheckpointError, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain
+from sigprune.base.safetensors_header import read_header
 from sigprune.values.manifest import SCHEMA, Manifest
 
 STEM, VARIANT = "model", "sparse"
@@ -27,8 +28,6 @@ KEY = "sigprune"
 
 _SHARD = re.compile(rf"{STEM}\.{VARIANT}-(\d{{5}})-of-(\d{{5}})\.safetensors")
 _DENSE = re.compile(rf"{STEM}\.safetensors(\.index\.json)?|{STEM}-\d{{5}}-of-\d{{5}}\.safetensors")
-_LONGEST = 100_000_000
-"""Bytes of a header, as safetensors limits them; no index is longer either."""
 
 
 @dataclass(frozen=True)
@@ -177,23 +176,24 @@ def manifests_from(
     Raises:
         CheckpointError: there is no packed model, or it is damaged; names the file.
     """
-    single, text = metadata(PACKED), None
-    if single is None:
-        text = index_text()
-        if text is None:
-            raise not_packed(place, files())
-    with in_checkpoint(place):
-        if single is not None:
-            manifest = _manifest(PACKED, single)
-            with in_checkpoint(PACKED):
-                Manifest.union([manifest])
-            return {PACKED: manifest}
-        index = read_index(text or "")
-        manifests = {name: _manifest(name, metadata(name)) for name in index.shards}
-        _fit(index, manifests)
-        if load_object(text or "").get("weight_map") != weight_map(manifests):
-            raise CheckpointError(f"{PACKED_INDEX}: its weight_map does not name the parts where they are")
-    return manifests
+    with reading_damaged(place):
+        single, text = metadata(PACKED), None
+        if single is None:
+            text = index_text()
+            if text is None:
+                raise not_packed(place, files())
+        with in_checkpoint(place):
+            if single is not None:
+                manifest = _manifest(PACKED, single)
+                with in_checkpoint(PACKED):
+                    Manifest.union([manifest])
+                return {PACKED: manifest}
+            index = read_index(text or "")
+            manifests = {name: _manifest(name, metadata(name)) for name in index.shards}
+            _fit(index, manifests)
+            if load_object(text or "").get("weight_map") != weight_map(manifests):
+                raise CheckpointError(f"{PACKED_INDEX}: its weight_map does not name the parts where they are")
+        return manifests
 
 
 def manifest_in_file(path: Path) -> Manifest | None:
@@ -202,7 +202,7 @@ def manifest_in_file(path: Path) -> Manifest | None:
     Raises:
         CheckpointError: the file is missing or damaged, or holds other parts than its manifest names.
     """
-    header = _read_header(path)
+    header = read_header(path)
     if header is None:
         raise CheckpointError(f"{path}: no such file")
     metadata = header.pop("__metadata__", {})
@@ -221,10 +221,13 @@ def manifests_in_files(paths: Sequence[Path]) -> list[Manifest]:
     Raises:
         CheckpointError: as for :func:`manifest_in_file`, or a file is of another model.
     """
-    found = {path: manifest_in_file(path) for path in paths}
+    found: dict[Path, Manifest | None] = {}
+    for path in paths:
+        with reading_damaged(path):
+            found[path] = manifest_in_file(path)
     packed = {path: manifest for path, manifest in found.items() if manifest is not None}
     for folder in {path.parent for path in packed if path.name != PACKED}:
-        with in_checkpoint(str(folder)):
+        with reading_damaged(folder), in_checkpoint(str(folder)):
             index = read_index(_text(folder / PACKED_INDEX) or "")
             own = {path.name: manifest for path, manifest in packed.items() if path.parent == folder}
             if own.keys() != index.shards.keys():
@@ -246,43 +249,15 @@ def _manifest(name: str, metadata: Mapping[str, Plain] | None) -> Manifest:
 
 
 def _metadata(path: Path) -> dict[str, Plain] | None:
-    header = _read_header(path)
+    header = read_header(path)
     if header is None:
         return None
     with in_checkpoint(str(path)):
         return get(header, "__metadata__", dict) if "__metadata__" in header else {}
 
 
-def _read_header(path: Path) -> dict[str, Plain] | None:
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            length = file.read(8)
-            return _header(length + file.read(min(int.from_bytes(length, "little"), _LONGEST)))
-    except (OSError, CheckpointError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _header(start: bytes) -> dict[str, Plain]:
-    """The header of a safetensors file: eight bytes that give its length, little-endian, then JSON."""
-    length = int.from_bytes(start[:8], "little")
-    if len(start) < 8 or length > min(_LONGEST, len(start) - 8):
-        raise CheckpointError(f"expected a header of {length} bytes, got {len(start)} bytes in all")
-    try:
-        return load_object(start[8 : 8 + length].decode())
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"its header is no UTF-8: {error}") from error
-
-
 def _text(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(_LONGEST)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    return read_text(path) if path.is_file() else None
 
 
 def to_index_file(index: Index, weight_map: Mapping[str, str], total_size: int) -> str:

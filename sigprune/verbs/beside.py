@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path, PurePosixPath
 
-from sigprune.base.canonical import load_object, read_text
-from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
+from sigprune.base.canonical import load_object, read_object, read_text
+from sigprune.base.errors import BadInput, CheckpointError, TooLarge, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.families.adapters._contained import Listing, file_in, files_in
 from sigprune.families.adapters._hub import fetch, listing, offline
@@ -148,8 +148,10 @@ def _travels(name: str, size: int) -> bool:
 def _report(path: Path) -> dict[str, Plain] | None:
     """What the file says, if a run wrote it."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        plain = read_object(path)
+    except TooLarge:
+        raise
+    except CheckpointError:  # no JSON object: not one of ours
         return None
-    ours = isinstance(plain, dict) and {"schema", "recipe", "signal", "files"} <= plain.keys()
+    ours = {"schema", "recipe", "signal", "files"} <= plain.keys()
     return plain if ours and isinstance(plain["files"], dict) else None

@@ -231,7 +231,7 @@ def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
         model = adapters.get(manifest.library).rebuild(folder)
     except CheckpointError as error:
         raise CheckpointError(f"{error} (or pass a model of yours: load(..., into=model))") from error
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+    except Exception as error:  # whatever libraries raise for values that they do not expect
         raise CheckpointError(
             f"{folder / CONFIG}: {manifest.library} cannot rebuild {manifest.architecture} from it: {error}; "
             "build the model yourself and pass it as load(..., into=model)"

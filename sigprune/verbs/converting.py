@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, reading_damaged
 from sigprune.base.family import Plain, Step
 from sigprune.families.adapters import adapters
 from sigprune.families.adapters._hub import listing
@@ -109,13 +109,15 @@ def convert(
         ['config.json', 'model.safetensors']
     """
     reference = split_ref(str(ref), revision)
-    source = _source(ref, reference, revision, mask)
+    with reading_damaged(ref):
+        source = _source(ref, reference, revision, mask)
     sharded = adapters.get(source.library).SHARDED
     kept = (source.codecs or {}) if codec is None else {}
     chosen = {name: codecs.choose(own) for name, own in kept.items()}
     layers: dict[str, tuple[int, int]] = {}
     with filling(folder, ref, mask, force=force) as staging:
-        left = copy_beside(ref, source.folder, staging, source.library, packed=to != "dense", same=True)
+        with reading_damaged(ref):
+            left = copy_beside(ref, source.folder, staging, source.library, packed=to != "dense", same=True)
         packed = PackedWriter(
             staging, source.library, source.architecture, source.tied, source.provenance,
             codecs.choose(codec or "bitmask"), most,

@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sigprune.base.canonical import get, load_object, read_text
-from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
+from sigprune.base.canonical import get, read_object
+from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain
 from sigprune.base.folders import bytes_in, taking
+from sigprune.base.safetensors_header import header_text
 from sigprune.base.tensors import Tensors
 
 DENSE = "model.safetensors"
@@ -53,23 +54,26 @@ class Reader(Protocol):
 
 
 @contextmanager
-def reading(path: Path, *, mapped: bool = True) -> Iterator[Reader]:
+def reading(path: Path) -> Iterator[Reader]:
     """The file, open; every complaint names it.
+
+    Tensors are read when they are asked for, into memory of their own, and never mapped: a mapped file that
+    somebody cuts short would end the process (SIGBUS).
 
     Args:
         path: a safetensors file.
-        mapped: a tensor's memory is the file's; else its own, read when it is asked for.
 
     Raises:
-        CheckpointError: it is missing or damaged, or the block raises one.
+        CheckpointError: it is missing, may not be read or is damaged, or the block raises one.
     """
-    try:
-        with safe_open(path, framework="pt", backend="mmap" if mapped else "pread") as file:
-            yield cast("Reader", file)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (CheckpointError, SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    with reading_damaged(path):
+        try:
+            if header_text(path) is None:
+                raise CheckpointError("no such file")
+            with safe_open(path, framework="pt", backend="pread") as file:
+                yield cast("Reader", file)
+        except (CheckpointError, SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
@@ -117,8 +121,9 @@ def dense_parts(path: Path) -> list[Path]:
     """
     if path.suffix != ".json":
         return [path]
+    index = read_object(path)
     with in_checkpoint(str(path)):
-        named = list(get(load_object(read_text(path)), "weight_map", dict).values())
+        named = list(get(index, "weight_map", dict).values())
         for name in named:
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise CheckpointError(f"expected names of safetensors files beside it, got {name!r}")
@@ -137,7 +142,7 @@ def dense_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         CheckpointError: a file is missing or damaged.
     """
     for part in dense_parts(path):
-        with reading(part, mapped=False) as file:
+        with reading(part) as file:
             for name in file.offset_keys():
                 yield name, file.get_tensor(name)
 

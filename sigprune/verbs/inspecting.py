@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sigprune.base.canonical import read_text
-from sigprune.base.errors import CheckpointError, in_checkpoint
+from sigprune.base.errors import CheckpointError, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain
 from sigprune.families.adapters._contained import files_in
 from sigprune.families.adapters._hub import fetch, file_metadata, listing
@@ -76,6 +76,11 @@ def check(folder: Path) -> dict[str, int]:
     Raises:
         CheckpointError: something is not; names file and tensor.
     """
+    with reading_damaged(folder):
+        return _checked(folder)
+
+
+def _checked(folder: Path) -> dict[str, int]:
     shards = read_manifests(folder)
     done = {"packed": sum(1 for _ in unpacked(folder, shards, verify=True))}
     path = dense_file(folder)

@@ -14,7 +14,7 @@ from sigprune.base.family import Choice
 from sigprune.base.tensors import Tensors
 from sigprune.families.codecs import Codec, codecs
 from sigprune.values.bits import as_integers, zeroed
-from sigprune.values.manifest import Entry, Masked
+from sigprune.values.manifest import DTYPES, Entry, Masked
 from sigprune.values.mask import fingerprint_of_bits
 
 
@@ -52,6 +52,8 @@ def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec]) -
         BadInput: the codec cannot pack this tensor under this mask.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise BadInput(f"{name}: {dtype} cannot be stored as safetensors; convert it to one of {', '.join(DTYPES)}")
     entry = Entry(tuple(tensor.shape), dtype, fingerprint(tensor))
     if keep is None:
         return {"": tensor}, entry
@@ -72,7 +74,7 @@ def unpack(name: str, entry: Entry, file: Parts, *, verify: bool = False) -> tup
     Args:
         name: the tensor's.
         entry: what the manifest says about it.
-        file: holds its parts under its name and their suffixes.
+        file: holds its parts under its name and their suffixes, each in memory of its own.
         verify: check the digests of the dense tensor and of the mask too.
 
     Raises:
@@ -80,11 +82,7 @@ def unpack(name: str, entry: Entry, file: Parts, *, verify: bool = False) -> tup
     """
     with in_checkpoint(name):
         if entry.masked is None:
-            # A copy: the file's own memory is mapped, and would change with the file.
-            dense, keep = (
-                file.get_tensor(name).detach().cpu().clone(memory_format=torch.contiguous_format),
-                None,
-            )
+            dense, keep = file.get_tensor(name).detach().cpu().contiguous(), None
             _expect_form(entry, dense)
             _expect_digest("its bytes", dense, entry.digest)
         else:

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, reading_damaged
 from sigprune.base.family import Plain, Step
 from sigprune.base.progress import Tell, ignore
 from sigprune.base.seeds import generator
@@ -94,7 +94,8 @@ def prune_files(
     }  # fmt: skip
     most, choice = source.largest, codecs.choose(codec)
     with filling(folder) as staging:
-        left = copy_beside(ref, source.folder, staging, source.library, packed=True, same=False)
+        with reading_damaged(ref):
+            left = copy_beside(ref, source.folder, staging, source.library, packed=True, same=False)
         packed = PackedWriter(staging, source.library, view.architecture, source.tied, said, choice, most)
         dense = DenseWriter(staging, most if adapters.get(source.library).SHARDED else None)
         done = 0
@@ -125,7 +126,8 @@ def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:
         raise BadInput(
             f"score {score!r}: a checkpoint pruned file by file is never run; use magnitude or random"
         )
-    source = dense_checkpoint(ref)
+    with reading_damaged(ref):
+        source = dense_checkpoint(ref)
     if source.lacking:
         raise BadInput(
             f"{ref}: its files have no {min(source.lacking)}: they name tensors otherwise than the model "

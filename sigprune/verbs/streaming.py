@@ -65,7 +65,7 @@ class DenseCheckpoint:
         """
         seen: set[str] = set()
         for path in dense_parts(self.weights):
-            with reading(path, mapped=False) as file:
+            with reading(path) as file:
                 yield self._of(file, seen)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -168,7 +168,7 @@ def _last(name: str) -> str:
 
 
 def _content(path: Path, name: str) -> tuple[torch.dtype, str]:
-    with reading(path, mapped=False) as file:
+    with reading(path) as file:
         tensor = file.get_tensor(name)
         return tensor.dtype, fingerprint(tensor)
 

@@ -118,7 +118,13 @@ def _own_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that the configuration names, if it is a model of transformers itself."""
     import transformers
 
-    name = config.architectures[0]
+    names = config.architectures
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise BadInput(
+            f"{config.name_or_path or config.model_type}: expected a list of class names as architectures, "
+            f"got {names!r:.100}"
+        )
+    name = names[0]
     kind = getattr(transformers, str(name), None)
     if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
         return kind

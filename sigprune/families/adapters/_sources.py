@@ -5,20 +5,18 @@ A repository becomes a folder of the local cache, at one commit, so that librari
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
-from sigprune.base.errors import BadInput, one_line
+from sigprune.base.canonical import read_object
+from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.base.family import Plain
+from sigprune.base.safetensors_header import bytes_said
 from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._hub import fetch
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_LARGEST = 64 * 2**20
-"""Bytes of a JSON file; the largest configurations name some 20,000 classes in 2 MB."""
 
 
 def plain_name(source: str) -> bool:
@@ -107,16 +105,10 @@ def _file(source: str, name: str, folder: Path | None) -> Path | None:
 
 
 def _object(path: Path, place: str) -> dict[str, Plain]:
-    size = path.stat().st_size
-    if size > _LARGEST:
-        raise BadInput(f"{place}: expected at most {_LARGEST} bytes in its {path.name}, got {size}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{place}: cannot read its {path.name} as JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{place}: expected an object in its {path.name}, got {type(value).__name__}")
-    return cast(dict[str, Plain], value)
+        return read_object(path)
+    except CheckpointError as error:
+        raise BadInput(f"{place}: cannot read its {path.name}: {error}") from error
 
 
 def _safe(name: str, place: str) -> str:
@@ -146,16 +138,14 @@ def _shards(index: Path, source: str, folder: Path | None) -> list[Path]:
 def _check_whole(path: Path, place: str) -> None:
     """Whether the file is as long as its header says: 8 bytes, so many bytes of JSON, and the tensors."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length) if 8 + length <= size else "")
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            whole = 8 + length + max(ends, default=0) == size
-        except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
-            whole = False
-    if not whole:
+    try:
+        whole = bytes_said(path)
+    except CheckpointError as error:
+        whole, why = None, f": {error}"
+    else:
+        why = f": its {size} bytes do not match its header"
+    if whole != size:
         raise BadInput(
-            f"{place}: {path.name} is truncated or no safetensors file: its {size} bytes do not match its "
-            f"header; delete {path.resolve()} and fetch it again"
+            f"{place}: {path.name} is truncated or no safetensors file{why}; delete {path.resolve()} and "
+            "fetch it again"
         )

@@ -1,0 +1,73 @@
+"""Headers of safetensors files, within bounds: no tensor is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sigprune.base.canonical import load_object
+from sigprune.base.errors import CheckpointError, TooLarge, in_checkpoint
+from sigprune.base.family import Plain
+
+MOST_HEADER = 25_000_000
+"""Bytes of a header: what huggingface_hub reads of a remote one, too. Room for 50,000 masked tensors."""
+
+
+def header_text(path: Path) -> str | None:
+    """The JSON text of the header; None if there is no such file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its header is cut short or too long; names the file.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) == 8 and length > MOST_HEADER:
+                raise TooLarge(
+                    f"expected a safetensors header of at most {MOST_HEADER:,} bytes, got {length:,}"
+                )
+            text = file.read(length)
+        if len(start) < 8 or len(text) < length:
+            whole = len(start) + len(text)
+            raise CheckpointError(f"expected a header of {length:,} bytes, got {whole:,} bytes in all")
+        return text.decode()
+    except TooLarge as error:
+        raise TooLarge(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_header(path: Path) -> dict[str, Plain] | None:
+    """Name -> ``dtype``, ``shape`` and ``data_offsets``, and ``__metadata__``; None if there is no such file.
+
+    Raises:
+        CheckpointError: as for :func:`header_text`, or it is no JSON object within bounds.
+    """
+    text = header_text(path)
+    if text is None:
+        return None
+    with in_checkpoint(f"{path}: header"):
+        return load_object(text)
+
+
+def bytes_said(path: Path) -> int:
+    """Bytes of the whole file, as its header says: eight, the header, and the tensors up to the last one's end.
+
+    Raises:
+        CheckpointError: as for :func:`read_header`, there is no such file, or an entry has no place.
+    """
+    text = header_text(path)
+    if text is None:
+        raise CheckpointError(f"{path}: no such file")
+    ends = [0]
+    with in_checkpoint(f"{path}: header"):
+        for name, entry in load_object(text).items():
+            if name == "__metadata__":
+                continue
+            offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+            if not isinstance(offsets, list) or len(offsets) != 2 or type(offsets[1]) is not int:
+                raise CheckpointError(f"{name}: expected two data_offsets, got {offsets!r}")
+            ends.append(offsets[1])
+    return 8 + len(text.encode()) + max(ends)
