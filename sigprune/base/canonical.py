@@ -22,7 +22,7 @@ MOST_VALUES = 2**21
 """Values in a JSON text. The smallest take two bytes of text and sixty of memory."""
 
 MOST_LEVELS = 100
-"""Objects and lists inside each other in a JSON text; Python's functions for JSON fail at some 500 to 1000."""
+"""Objects and lists inside each other in a JSON text; Python's JSON fails at 500 to 1000."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Half a character, which no UTF-8 text can hold, unless the other half follows."""

@@ -20,23 +20,21 @@ def header_text(path: Path) -> str | None:
     """
     if not path.is_file():
         return None
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) == 8 and length > MOST_HEADER:
-                raise TooLarge(
-                    f"expected a safetensors header of at most {MOST_HEADER:,} bytes, got {length:,}"
-                )
-            text = file.read(length)
-        if len(start) < 8 or len(text) < length:
-            whole = len(start) + len(text)
-            raise CheckpointError(f"expected a header of {length:,} bytes, got {whole:,} bytes in all")
-        return text.decode()
-    except TooLarge as error:
-        raise TooLarge(f"{path}: {error}") from error
-    except (OSError, UnicodeDecodeError, CheckpointError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    with in_checkpoint(str(path)):
+        try:
+            with path.open("rb") as file:
+                start = file.read(8)
+                length = int.from_bytes(start, "little")
+                text = file.read(min(length, MOST_HEADER))
+            whole = text.decode() if len(text) == length and len(start) == 8 else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(str(error)) from error
+        if len(text) == MOST_HEADER < length:
+            raise TooLarge(f"expected a header of at most {MOST_HEADER:,} bytes, got {length:,}")
+        if whole is None:
+            got = len(start) + len(text)
+            raise CheckpointError(f"expected a header of {length:,} bytes, got {got:,} bytes in all")
+        return whole
 
 
 def read_header(path: Path) -> dict[str, Plain] | None:
@@ -53,7 +51,7 @@ def read_header(path: Path) -> dict[str, Plain] | None:
 
 
 def bytes_said(path: Path) -> int:
-    """Bytes of the whole file, as its header says: eight, the header, and the tensors up to the last one's end.
+    """Bytes of the whole file, as its header says: eight, the header, and all tensors.
 
     Raises:
         CheckpointError: as for :func:`read_header`, there is no such file, or an entry has no place.

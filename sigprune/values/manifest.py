@@ -46,7 +46,7 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
         torch.complex64,
     )
 })  # fmt: skip
-"""What safetensors stores and reads back, each by one name: ``half`` is none, and ``uint4`` has no storage."""
+"""What safetensors stores and reads back, each by one name (not ``half``; ``uint4`` has no storage)."""
 
 _DENSE = frozenset({"shape", "dtype", "digest"})
 _MASKED = frozenset({"kept", "codec", "bits", "parts"})

@@ -192,7 +192,9 @@ def manifests_from(
             manifests = {name: _manifest(name, metadata(name)) for name in index.shards}
             _fit(index, manifests)
             if load_object(text or "").get("weight_map") != weight_map(manifests):
-                raise CheckpointError(f"{PACKED_INDEX}: its weight_map does not name the parts where they are")
+                raise CheckpointError(
+                    f"{PACKED_INDEX}: its weight_map does not name the parts where they are"
+                )
         return manifests
 
 

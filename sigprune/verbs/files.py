@@ -68,12 +68,17 @@ def reading(path: Path) -> Iterator[Reader]:
     """
     with reading_damaged(path):
         try:
-            if header_text(path) is None:
-                raise CheckpointError("no such file")
+            _expect_header(path)
             with safe_open(path, framework="pt", backend="pread") as file:
                 yield cast("Reader", file)
         except (CheckpointError, SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def _expect_header(path: Path) -> None:
+    """Make sure that it can be opened: safetensors calls every file absent that it cannot."""
+    if header_text(path) is None:
+        raise CheckpointError("no such file")
 
 
 def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:

@@ -53,7 +53,9 @@ def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec]) -
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise BadInput(f"{name}: {dtype} cannot be stored as safetensors; convert it to one of {', '.join(DTYPES)}")
+        raise BadInput(
+            f"{name}: {dtype} cannot be stored as safetensors; convert it to one of {', '.join(DTYPES)}"
+        )
     entry = Entry(tuple(tensor.shape), dtype, fingerprint(tensor))
     if keep is None:
         return {"": tensor}, entry

@@ -408,7 +408,7 @@ LIES = {
     ),
     "kept entries, got 99": lambda _, m: entry(m, "weight", kept=99),
     "disagree": lambda _, m: entry(m, "weight", kept=5),
-    "name of a torch dtype": lambda _, m: entry(m, "weight", dtype="nn"),
+    "expected a dtype among": lambda _, m: entry(m, "weight", dtype="nn"),
     "digest or counts disagree": lambda _, m: relabel(m, mask="0" * 64),
     "expected schema 1, got 2": lambda _, m: relabel(m, schema=2),
     "unknown codec 'zip'": lambda _, m: entry(m, "weight", codec="zip"),

@@ -67,7 +67,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
 
 @pytest.mark.parametrize("words", [["inspect"], ["inspect", "--json"], ["inspect", "--verify"]], ids=str)
 def test_provenance_that_is_nested_deeply(folder: Path, capsys: pytest.CaptureFixture[str], words) -> None:
-    edit_manifest(folder / PACKED, lambda plain: plain.update(provenance=json.loads(f'{{"a":{nested(700)}}}')))
+    edit_manifest(
+        folder / PACKED, lambda plain: plain.update(provenance=json.loads(f'{{"a":{nested(700)}}}'))
+    )
     assert "nested" in refused(capsys, *words, folder)
 
 
@@ -107,7 +109,6 @@ def test_a_line_end_in_a_name_is_no_second_line(folder: Path, capsys) -> None:
     tensors = {"a\nerror: all is well\x1b[2K": torch.zeros(2, 2)}
     save_file(tensors, folder / DENSE)
     assert r"a\nerror" in refused(capsys, "inspect", "--verify", folder)
-    assert r"a\nerror" in refused(capsys, "convert", folder, folder.parent / "new", "--mask", folder)
     with pytest.raises(CheckpointError) as caught:
         check(folder)
     assert len(str(caught.value).splitlines()) == 1
@@ -148,38 +149,30 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch, how: 
     path, unpack, calls = tmp_path / "x" / PACKED, checkpoint.unpack, []
     content = path.read_bytes()
 
-    def change() -> None:
-        match how:
-            case "shorter":
-                os.truncate(path, len(content) - 20_000)
-            case "empty":
-                os.truncate(path, 0)
-            case "longer":
-                path.write_bytes(content * 2)
-            case "other":
-                path.write_bytes(bytes(len(content)))
-            case "renamed":
-                (tmp_path / "new").write_bytes(content[:1000])
-                (tmp_path / "new").rename(path)
-            case "gone":
-                path.unlink()
+    (tmp_path / "new").write_bytes(content[:1000])
+    changes: dict[str, Callable[[], object]] = {
+        "shorter": lambda: os.truncate(path, len(content) - 20_000),
+        "empty": lambda: os.truncate(path, 0),
+        "longer": lambda: path.write_bytes(content * 2),
+        "other": lambda: path.write_bytes(bytes(len(content))),
+        "renamed": lambda: (tmp_path / "new").rename(path),
+        "gone": path.unlink,
+    }
 
     def unpack_late(*args: object, **options: object) -> object:
         calls.append(args)
         if len(calls) == 2:
-            change()
+            changes[how]()
         return unpack(*args, **options)
 
     monkeypatch.setattr(checkpoint, "unpack", unpack_late)
     blank = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
-    try:
+    if how in {"shorter", "empty", "other"}:
+        with pytest.raises(CheckpointError, match=PACKED):
+            load(tmp_path / "x", into=blank)
+    else:  # what is open stays as it was
         load(tmp_path / "x", into=blank)
-    except CheckpointError as error:
-        assert PACKED in str(error)
-        assert how in {"shorter", "empty", "other"}
-    else:
         assert all(torch.equal(blank.state_dict()[name], t) for name, t in model.state_dict().items())
-        assert how in {"longer", "renamed", "gone"}
 
 
 def test_a_file_that_is_replaced_before_it_is_read(folder: Path, monkeypatch) -> None:
