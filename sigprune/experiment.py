@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
-from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.base.errors import BadInput, CheckpointError, Diverged
+from sigprune.base.family import Plain
 from sigprune.base.folders import new_folder
 from sigprune.base.progress import Progress, SilentProgress
 from sigprune.effects import facts
@@ -16,17 +21,24 @@ from sigprune.effects.card import card
 from sigprune.effects.figures import draw
 from sigprune.effects.hub import push
 from sigprune.effects.report import Report
-from sigprune.effects.training import evaluate
 from sigprune.experiment_check import check
 from sigprune.experiment_steps import Experiment
 from sigprune.recipe import Recipe, load_recipe
 from sigprune.recipe_consent import expect_consent
+from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
 from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.files import file_facts
 from sigprune.verbs.opening import split_ref
 
 REPORT = "report.json"
 """Its presence shows that a folder was written by a run."""
+
+_UNTRAINED = ".untrained"
+"""Holds the network as it was before training, inside the staging folder, until training has succeeded."""
+
+Files: TypeAlias = Mapping[str, Mapping[str, Plain]]
+"""File name -> its size in ``bytes`` and its ``sha256``."""
 
 
 def run(
@@ -55,6 +67,8 @@ def run(
     Raises:
         NeedsConsent: a recipe file asks for more than data, and ``trust`` is not set; nothing was done.
         FindingFailed: a required finding failed; nothing was trained and nothing is written.
+        Diverged: training left the finite numbers. ``out`` is not made, or stays as it was; the network as it
+            was before training, its mask and a report of what was measured are in ``out`` + "-diverged".
         BadInput: something in the recipe, the model or the data cannot be used, or the finished folder could
             not be pushed.
 
@@ -78,7 +92,7 @@ def run(
     expect_consent(recipe)
     progress = progress or SilentProgress()
     with new_folder(out, replace=(REPORT,) if force else ()) as folder:
-        report = _Run(recipe, progress).carry_out(folder)
+        report = _Run(recipe, progress).carry_out(folder, Path(out))
     _send(out, recipe, progress)
     return report
 
@@ -107,25 +121,63 @@ def _send(out: str | Path, recipe: Recipe, progress: Progress) -> None:
 class _Run(Experiment):
     """An experiment that ends in a folder."""
 
-    def carry_out(self, folder: Path) -> Report:
-        """All steps, in order; the folder gets every file."""
+    def carry_out(self, folder: Path, out: Path) -> Report:
+        """All steps, in order.
+
+        Args:
+            folder: gets every file.
+            out: what it will be called; what is left of a training that diverges lies beside it.
+        """
         dense, mask = self.prepare()
-        self.train_both(mask, dense)
         self.told["checks"] = []
+        untrained = folder / _UNTRAINED
+        if self.recipe.train.epochs:
+            self.save(untrained, mask)
+        try:
+            self.train_both(mask, dense)
+        except Diverged as error:
+            kept = out.with_name(f"{out.name}-diverged")
+            with new_folder(kept, replace=(REPORT,)) as beside:
+                self.write_untrained(beside, untrained, mask, error)
+            raise Diverged(
+                f"{error}; {kept} holds the pruned network as it was before training, its mask (prune.mask: "
+                f"{kept}) and what was measured"
+            ) from error
+        if untrained.exists():
+            shutil.rmtree(untrained)
         if self.recipe.checks:
             rows = check(self.recipe, self.progress, variants=self.recipe.checks)
             self.told["checks"] = [dict(row) for row in rows]
         return self.write(folder, mask)
 
-    def write(self, folder: Path, mask: Mask) -> Report:
-        """Save, load back, evaluate again, then report, figures and card."""
+    def save(self, folder: Path, mask: Mask) -> Files:
+        """The network as it is now, dense and packed."""
         recipe = self.recipe
         with self.step("save"):
             revision = split_ref(recipe.model.ref).revision
             extra = facts.of_origin(recipe.resolved(), recipe.digest, self.told["model"], revision)
-            files = save(folder, self.view, mask, codec=recipe.save.codec, extra=extra)
+            return save(folder, self.view, mask, codec=recipe.save.codec, extra=extra)
+
+    def write(self, folder: Path, mask: Mask) -> Report:
+        """Save, load back, then report, figures and card."""
+        files = self.save(folder, mask)
         with self.step("load back"):
             self.check_reload(folder)
+        return self.write_report(folder, mask, files)
+
+    def write_untrained(self, folder: Path, untrained: Path, mask: Mask, error: Diverged) -> None:
+        """After a divergence: the files saved before training, and a report without an evaluation."""
+        for path in untrained.iterdir():
+            path.rename(folder / path.name)
+        self.told |= {"training": {"epochs": []}, "dense": None}
+        self.scores.clear()
+        stopped = Finding("finite_training", "training", math.nan, 0.0, math.inf, remedy=str(error))
+        self.findings.append(facts.of_finding(stopped))
+        self.write_report(folder, mask, {path.name: file_facts(path) for path in sorted(folder.iterdir())})
+
+    def write_report(self, folder: Path, mask: Mask, files: Files) -> Report:
+        """Recipe, report, figures and card beside the weights."""
+        recipe = self.recipe
         report = Report({
             **self.told,
             "schema": 1,
@@ -147,7 +199,10 @@ class _Run(Experiment):
         return report
 
     def check_reload(self, folder: Path) -> None:
-        """The model that the folder holds must give the outputs of the one that was trained."""
+        """The model that the folder holds must give the outputs of the one that was trained.
+
+        A few examples show that its configuration makes the same network; :func:`load` checks every weight.
+        """
         own = self.view.using("eval")
         loaded = load(folder, into=copy.deepcopy(own.module) if own.library == "torch" else None)
         place = next(own.module.parameters()).device
@@ -155,7 +210,7 @@ class _Run(Experiment):
         batch = own.read(self.setting.examples("reload", self.recipe.measure.examples))
         with torch.no_grad():
             outputs, again = own.forward({}, batch), other.forward({}, batch)
-        # Equal weights give equal outputs but for the order of sums, which may follow the memory's alignment.
+        # Equal weights give equal outputs except for the order of sums, which may follow memory's alignment.
         bound = torch.finfo(outputs.dtype).eps ** 0.5 * float(outputs.abs().max())
         difference = float((outputs - again).abs().max())
         if not difference <= bound:
@@ -163,5 +218,4 @@ class _Run(Experiment):
                 f"{folder}: the outputs of the loaded model differ by {difference:.3g} from those of the "
                 f"trained one (expected at most {bound:.3g}): its config.json makes another network"
             )
-        test = self.setting.test()
-        self.scores |= {"reloaded_test_accuracy": evaluate(other, test)["accuracy"]} if test else {}
+        self.scores["reload_difference"] = difference

@@ -118,11 +118,6 @@ class Report:
         return self._score("dense_test_accuracy")
 
     @property
-    def reloaded_test_accuracy(self) -> float | None:
-        """Of the network loaded back from its packed file."""
-        return self._score("reloaded_test_accuracy")
-
-    @property
     def majority_accuracy(self) -> float | None:
         """Of always saying the most frequent class of the test split."""
         return self._score("majority_accuracy")

@@ -31,6 +31,8 @@ __all__ = ["Split", "TrainPlan", "evaluate", "fit"]
 
 Row: TypeAlias = dict[str, int | float | None]
 
+_REMEDY = "try a lower learning rate (train.lr), a warm-up (train.warmup_epochs), or train.clip"
+
 
 def fit(
     view: View,
@@ -64,7 +66,8 @@ def fit(
 
     Raises:
         BadInput: nothing to train, a device or precision that this machine lacks, or more than one process.
-        Diverged: the loss became NaN or infinite; names the epoch and the step.
+        Diverged: the loss became NaN or infinite, in training (names the epoch and the step) or on the test
+            split, or a parameter or buffer did.
         DataError: labels that do not fit the inputs or the output of the model.
 
     Example:
@@ -86,7 +89,9 @@ def fit(
                 optimizer, scheduler = _prepared(module, plan, len(train[1]), accelerator)
                 loop = _Loop(view, plan, train, classes, accelerator, optimizer, scheduler, report)
                 with nullcontext() if mask is None else hold(view, mask, optimizer):
-                    return [_epoch(loop, number, seed, test) for number in range(plan.epochs)]
+                    rows = [_epoch(loop, number, seed, test) for number in range(plan.epochs)]
+            _expect_finite(module, plan.epochs)
+            return rows
         finally:
             module.zero_grad(set_to_none=True)
             module.eval().to(home)
@@ -118,6 +123,8 @@ def _epoch(loop: _Loop, number: int, seed: int, test: Split | None) -> Row:
         loop.report(number * len(steps) + len(losses), loop.plan.epochs * len(steps))
     row: Row = {"epoch": number + 1, "lr": rate, "train_loss": _mean_loss(losses, number, examples)}
     scored = {} if test is None else evaluate(loop.view, test, loop.plan.batch_size)
+    if not math.isfinite(scored.get("loss", 0.0)):
+        raise Diverged(f"training: the test loss is {scored['loss']} after epoch {number + 1}; {_REMEDY}")
     return row | {"test_loss": scored.get("loss"), "test_accuracy": scored.get("accuracy")}
 
 
@@ -159,9 +166,16 @@ def _mean_loss(steps: list[Tensor], number: int, examples: int) -> float:
     if len(bad):
         raise Diverged(
             f"training: the loss is {float(losses[bad[0]])} in epoch {number + 1}, step {int(bad[0]) + 1} of "
-            f"{len(losses)}; try a lower learning rate, a warm-up (warmup_epochs), or clip"
+            f"{len(losses)}; {_REMEDY}"
         )
     return float(losses.sum()) / examples
+
+
+def _expect_finite(module: nn.Module, epochs: int) -> None:
+    """The last step, whose loss nobody has seen, must have left finite values behind too."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise Diverged(f"training: {name} holds NaN or infinity after epoch {epochs}; {_REMEDY}")
 
 
 def _prepared(
