@@ -92,6 +92,6 @@ def test_a_pull_to_a_full_disk_says_how_much_it_takes(tmp_path: Path) -> None:
             lines.append(done.stderr.splitlines()[-1])
     full = f"NoSpace: {tmp_path / 'out'}: no space left on its disk: it takes at least"
     assert f"{full} {sum(sizes.values()):,} bytes, " in lines[0]
-    assert f" in the cache ({tmp_path / 'home' / 'hub'}); make room" in lines[1]
+    assert f" in the cache ({hub.environment['HF_HOME']}/hub); make room" in lines[1]
     assert "BadInput: user/net: no space left for " in lines[1]
     assert not (tmp_path / "out").exists()

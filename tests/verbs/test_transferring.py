@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -117,5 +119,5 @@ def test_the_mask_of_a_repository(found, tmp_path):
     assert own == revised == found.digest()
     assert "holds neither model.sparse.safetensors nor model.safetensors.index.sparse.json" in plain
     assert "no such repository" in nothing
-    fetched = {path.name for path in (tmp_path / "home").rglob("*.safetensors")}
+    fetched = {path.name for path in Path(environment["HF_HOME"]).rglob("*.safetensors")}
     assert fetched == {"model.sparse.safetensors"}
