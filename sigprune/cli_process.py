@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import typer
@@ -22,6 +22,7 @@ from sigprune.base.errors import (
     RecipeError,
 )
 from sigprune.base.printing import printable
+from sigprune.cli_interruptions import Interruptions
 
 if TYPE_CHECKING:
     from sigprune.effects.schema import Moment
@@ -39,13 +40,30 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
 
     Returns:
         0: done. 1: a required finding failed, a mask does not fit, or the numbers left the finite range. 2:
-        bad input, one line on standard error. 130: interrupted (143: by SIGTERM, which raises SystemExit).
+        bad input, one line on standard error. 130: interrupted (by Ctrl-C; 143: by SIGTERM, 129: by SIGHUP,
+        when a terminal is closed).
     """
-    _prepare(quiet=bool({"--quiet", "-q"} & set(words)))
+    interruptions, code = Interruptions(), 130
+    try:
+        with interruptions:
+            _prepare(quiet=bool({"--quiet", "-q"} & set(words)))
+            code = _carried_out(act, words)
+            interruptions.over = True
+    except (KeyboardInterrupt, typer.Abort):  # some versions of typer end with 130 instead
+        interruptions.number = interruptions.number or signal.SIGINT
+    except Exception:  # what Python or a library made of the interruption, in __set_name__ for instance
+        if not interruptions.number:
+            raise
+    if not interruptions.number:
+        return code
+    with suppress(OSError):  # the terminal may be gone
+        _say(_interrupted(interruptions.raised) if code else "interrupted when everything was done", 1)
+    return 128 + interruptions.number
+
+
+def _carried_out(act: Callable[[], object], words: Sequence[str]) -> int:
     try:
         code = act()
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted: nothing was written", 130)
     except (FindingFailed, MaskViolated, BadScores, Diverged, BadInput, OSError, _USAGE) as error:
         if "--debug" in words:
             traceback.print_exc()
@@ -54,8 +72,16 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _interrupted(error: BaseException | None) -> str:
+    """What was going on, and what is left of it, as the notes say."""
+    notes = list(getattr(error, "__notes__", []))
+    if any(note.startswith("nothing was written") for note in notes):
+        notes.append("the same command starts again from the beginning")
+    return "interrupted" + ": " * bool(notes) + "; ".join(notes)
+
+
 def _prepare(*, quiet: bool) -> None:
-    """Settings that libraries read when imported; SIGTERM as Ctrl-C, so that temporary folders vanish."""
+    """Settings that libraries read when imported."""
     # threads that spin while they wait slow each other down many times where cores are shared
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     if quiet or not sys.stderr.isatty():
@@ -63,14 +89,6 @@ def _prepare(*, quiet: bool) -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)
-
-
-def _end(number: int, frame: object) -> None:
-    """What a batch system does when the time is over."""
-    del frame
-    raise SystemExit(128 + number)
 
 
 def _fail(error: Exception, *, replaces: bool) -> int:

@@ -181,6 +181,10 @@ class Experiment:
     def step(self, title: str) -> Iterator[Tell]:
         """Tell the progress and the clock."""
         start = time.perf_counter()
-        with self.progress.step(title) as tell:
-            yield tell
+        try:
+            with self.progress.step(title) as tell:
+                yield tell
+        except KeyboardInterrupt as error:
+            error.add_note(f"step {title!r} was not finished")
+            raise
         self.seconds[title] = round(time.perf_counter() - start, 3)

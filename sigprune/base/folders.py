@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
+from sigprune.base import staging
 from sigprune.base.errors import BadInput, FolderExists, NoSpace
 from sigprune.base.exchanging import exchange, exchangeable, interchangeable
+from sigprune.base.interruption import deferred
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -21,7 +22,8 @@ def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator
     """A temporary folder whose files become those of ``folder`` when the block ends; it vanishes on an error.
 
     A folder appears, or takes the place of one that is there, by one renaming, so that even a process that
-    is killed leaves the old state or the new one (perhaps with a hidden ``.NAME.PID-0.part`` beside it). The
+    is killed leaves the old state or the new one (perhaps with a hidden ``.NAME.PID-0.part`` beside it, which
+    vanishes when the folder is written again). An interruption gets a note of what was written. The
     temporary folder lies beside the target, or beside the first of its parents that is missing, so that the
     move stays on one disk and a failure leaves no empty parents. A folder that must stay the same one (with
     mounts, the current folder, another owner, group or access list; outside Linux any) is filled file by
@@ -49,17 +51,31 @@ def new_folder(folder: str | Path, *, replace: Collection[str] = ()) -> Iterator
         target = Path(folder).expanduser().resolve()
     except RuntimeError as error:  # the home of a user that does not exist
         raise BadInput(f"{folder}: no folder can be written there: {error}") from error
-    staging = _staging(target, replace)
+    part, lock = None, None
+    written = False
     try:
-        yield staging
-        _refuse(target, replace, besides=staging)
-        _move(staging, target, replace)
+        with deferred():
+            part = _staging(target, replace)
+            lock = staging.lock(part)
+        yield part
+        with deferred():
+            _refuse(target, replace, besides=part)
+            _move(part, target, replace)
+            written = True
+        shutil.rmtree(part, ignore_errors=True)  # what was the target
     except BaseException as error:  # Ctrl-C too leaves nothing behind
-        needs = _needed(error, staging)
-        shutil.rmtree(staging, ignore_errors=True)
+        with deferred():
+            needs = None if part is None else _needed(error, part)
+            if part is not None:
+                shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{folder} is complete" if written else f"nothing was written to {folder}")
         if needs is None:
             raise
         raise NoSpace(target, needs, shutil.disk_usage(_existing(target)).free) from error
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager
@@ -86,17 +102,17 @@ def _staging(target: Path, replace: Collection[str]) -> Path:
     try:
         _refuse(target, replace)
         if target.exists() and exchangeable(target):
-            path = _hidden_beside(target, "part")
-            path.mkdir()
+            path = staging.new(target.parent, target.name)
             if interchangeable(path, target):
                 shutil.copymode(target, path)
                 return path
             path.rmdir()
-        path = _hidden(target, "part") if target.exists() else _hidden_beside(_missing(target), "part")
-        path.mkdir()
+        if target.exists():
+            return staging.new(target, "")
+        missing = _missing(target)
+        return staging.new(missing.parent, missing.name)
     except OSError as error:
         raise BadInput(f"{target}: no folder can be written there: {error.strerror or error}") from error
-    return path
 
 
 def _refuse(target: Path, replace: Collection[str], besides: Path | None = None) -> None:
@@ -119,11 +135,11 @@ def _missing(target: Path) -> Path:
     return target
 
 
-def _needed(error: BaseException, staging: Path) -> int | None:
+def _needed(error: BaseException, part: Path) -> int | None:
     """Bytes that were to be written at least, if the error is a full disk."""
     if isinstance(error, NoSpace):
         return error.needs
-    return bytes_in(staging) if isinstance(error, OSError) and error.errno in _FULL else None
+    return bytes_in(part) if isinstance(error, OSError) and error.errno in _FULL else None
 
 
 def _existing(target: Path) -> Path:
@@ -131,41 +147,30 @@ def _existing(target: Path) -> Path:
     return target if target.exists() else _missing(target).parent
 
 
-def _hidden_beside(path: Path, suffix: str) -> Path:
-    return _hidden(path.parent, suffix, path.name)
-
-
-def _hidden(folder: Path, suffix: str, stem: str = "") -> Path:
-    """A hidden name in the folder that nothing has."""
-    names = (folder / f".{stem[:100]}.{os.getpid()}-{i}.{suffix}" for i in count())
-    return next(name for name in names if not name.exists())
-
-
-def _move(staging: Path, target: Path, replace: Collection[str]) -> None:
+def _move(part: Path, target: Path, replace: Collection[str]) -> None:
     """Put the files in place; if that fails midway, the old ones come back."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging.rename(target)
-    elif staging.parent == target or not exchange(staging, target):
-        _fill(target, staging)
+        part.rename(target)
+    elif part.parent == target or not exchange(part, target):
+        _fill(target, part)
     else:
         try:
-            _refuse(staging, replace)  # what was the target: another process may have written there
+            _refuse(part, replace)  # what was the target: another process may have written there
         except BadInput:
-            exchange(staging, target)
+            exchange(part, target)
             _refuse(target, replace)
             raise
-        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _fill(target: Path, staging: Path) -> None:
+def _fill(target: Path, part: Path) -> None:
     """Files of the one folder take the place of those of the other, which may hold it, one by one."""
-    old = _hidden(target, "old")
-    away = [(path, old / path.name) for path in target.iterdir() if path != staging]
+    old = staging.hidden(target, "old")
+    away = [(path, old / path.name) for path in target.iterdir() if path != part]
     old.mkdir()
     done: list[tuple[Path, Path]] = []
     try:
-        for source, goal in [*away, *((path, target / path.name) for path in list(staging.iterdir()))]:
+        for source, goal in [*away, *((path, target / path.name) for path in list(part.iterdir()))]:
             source.rename(goal)
             done.append((source, goal))
     except BaseException:
@@ -173,5 +178,5 @@ def _fill(target: Path, staging: Path) -> None:
             goal.rename(source)
         old.rmdir()
         raise
-    staging.rmdir()
+    part.rmdir()
     shutil.rmtree(old, ignore_errors=True)
