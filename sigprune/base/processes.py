@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from torch import Tensor, distributed
+from torch import Tensor, distributed, tensor
 
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain
@@ -31,6 +31,15 @@ def average_(tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             distributed.all_reduce(tensor)
             tensor.div_(processes)
+
+
+def total(value: int) -> int:
+    """The sum of a number over all processes."""
+    if count() == 1:
+        return value
+    summed = tensor(value)
+    distributed.all_reduce(summed)
+    return int(summed)
 
 
 def expect_equal(value: Plain | Callable[[], Plain], what: str) -> None:

@@ -18,6 +18,7 @@ from sigprune.values.view import View
 
 Objective = Callable[[Tensor, Batch], Tensor]
 Prepare = Callable[[int, Batch], Batch]
+Predictions = Callable[[Tensor, Batch], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,11 @@ class Setting:
 def unprepared(_number: int, batch: Batch) -> Batch:
     """The batch as it is: for scores without an objective, and objectives that prepare nothing."""
     return batch
+
+
+def examples(_output: Tensor, batch: Batch) -> int:
+    """One prediction for each example."""
+    return len(batch)
 
 
 @dataclass(eq=False)
@@ -86,6 +92,7 @@ class Problem:
         generator: the score's own random stream, on the CPU.
         objective: (output, batch) -> scalar mean over the batch.
         data: what the caller gave, or None; read it through :meth:`batches`.
+        predictions: (output, batch) -> how many predictions the objective of this batch is the mean over.
         prepare: (number of the batch, batch) -> the batch as the objective wants it before the forward pass.
         workspace: the same one in all rounds of a pruning; the score's own.
     """
@@ -97,6 +104,7 @@ class Problem:
     data: Iterable[BatchLike] | None = None
     prepare: Prepare = unprepared
     workspace: Workspace = field(default_factory=Workspace)
+    predictions: Predictions = examples
 
     def batches(self) -> Iterator[Batch]:
         """The batches, ready for the model and for the objective.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,13 @@ from sigprune.base.readonly import ReadOnlyDict
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike, as_batch
 from sigprune.values.layout import Shape
+from sigprune.values.recomputation import (
+    DETACHED,
+    SelfContained,
+    Whole,
+    add_gradient_,
+    other_gradients_unchanged,
+)
 from sigprune.values.weight import Weight
 
 BatchNormMode = Literal["fresh", "eval", "batch"]
@@ -187,18 +195,82 @@ class View:
         parameter = next(self.module.parameters())
         return as_batch(item, self.input_name).to(parameter.device, parameter.dtype)
 
-    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def forward(self, params: Mapping[str, Tensor], batch: Batch, *, differentiated: bool = True) -> Tensor:
         """The model's output (logits, else features) for the given parameters.
+
+        Activation checkpointing is off: the graph of the output keeps what its derivatives need, whatever the
+        parameters are by then.
 
         Args:
             params: any subset of the parameters, by canonical name; the module's own serve for the rest.
                 A buffer may be among them: then it stands for the one that the view would use.
             batch: inputs on the parameters' device.
+            differentiated: whether derivatives of the output will be asked for, if gradients are enabled.
+
+        Raises:
+            UnsupportedModel: there would be derivatives, and a part of the network runs again for its own.
         """
         doubles = any(t.dtype is torch.float64 for t in (*params.values(), *self.module.parameters()))
+        graph = SelfContained({**dict(self.module.named_parameters()), **params})
+        watched = graph if torch.is_grad_enabled() else nullcontext()
         with self.probing(), self.portable() if doubles else nullcontext():
             tensors = {**self._buffers(params, batch), **params}
-            return self.read_output(functional_call(self.module, tensors, (), dict(batch.inputs)))
+            with warnings.catch_warnings(), watched:
+                warnings.filterwarnings("ignore", DETACHED)  # an error says so where it matters
+                output = self.read_output(functional_call(self.module, tensors, (), dict(batch.inputs)))
+        if differentiated:
+            graph.expect_nothing_hidden(self.architecture)
+        return output
+
+    def backward_(self, params: Tensors, batch: Batch, aim: Callable[[Tensor], Tensor]) -> Tensor:
+        """Add the gradient of ``aim(output)`` to ``.grad`` of those parameters that require one.
+
+        One forward and one backward pass. The parameters stay in place until the backward pass is over, so
+        that checkpointed parts, which then run again, meet the same ones. No other tensor gets a gradient.
+
+        Args:
+            params: name -> leaf, of every parameter.
+            batch: inputs on the parameters' device.
+            aim: of the output, a scalar.
+
+        Returns:
+            The scalar, detached.
+        """
+        doubles = any(t.dtype is torch.float64 for t in params.values())
+        with self.probing(), self.portable() if doubles else nullcontext():
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", DETACHED)
+                    return self._backward(params, batch, aim)
+            except UserWarning as warning:
+                if not str(warning).startswith(DETACHED):
+                    raise
+            # a checkpointed part without differentiable input is cut off: give it one, as training would
+            inputs = {
+                k: x.detach().requires_grad_() if x.is_floating_point() else x
+                for k, x in batch.inputs.items()
+            }
+            everything = {
+                k: t.detach().requires_grad_() if t.is_floating_point() else t for k, t in params.items()
+            }
+            value = self._backward(everything, replace(batch, inputs=inputs), aim)
+            for name, tensor in params.items():
+                add_gradient_(tensor, everything[name].grad)
+            return value
+
+    def _backward(self, params: Tensors, batch: Batch, aim: Callable[[Tensor], Tensor]) -> Tensor:
+        whole = Whole(self.module)
+
+        def run() -> Tensor:
+            value = aim(self.read_output(self.module(**batch.inputs)))
+            if value.requires_grad:  # else no parameter reaches it, and all gradients are zero
+                with other_gradients_unchanged(value, params.values()):
+                    # no ``inputs``: checkpointing with use_reentrant=True does not take them
+                    torch.autograd.backward(value)
+            return value.detach()
+
+        tensors = {f"module.{name}": t for name, t in {**self._buffers(params, batch), **params}.items()}
+        return cast(Tensor, functional_call(whole, tensors, (run,)))
 
     @contextmanager
     def probing(self) -> Iterator[None]:

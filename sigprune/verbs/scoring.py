@@ -15,7 +15,7 @@ from sigprune.base.errors import BadScores
 from sigprune.base.family import Choice, Step
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
-from sigprune.families.objectives import Objective, objectives, preparation
+from sigprune.families.objectives import Objective, objectives, predictions, preparation
 from sigprune.families.scores import Score, remedy, scores
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.mask import Mask
@@ -67,7 +67,8 @@ class Scorer:
         data = None if batches is None else _Counted(batches)
         aim = partial(self.objective.member.objective, **self.objective.options)
         draws = generator(self.seed, "score", draw)
-        problem = Problem(self.view, mask, draws, aim, data, self._prepare(), self.workspace)
+        counts = partial(predictions(self.objective.member), **self.objective.options)
+        problem = Problem(self.view, mask, draws, aim, data, self._prepare(), self.workspace, counts)
         found = self._checked(self.score.member.score(problem, **self.score.options))
         if data is not None:
             processes.expect_equal([*data.sizes], "the sizes of the batches that are scored with")

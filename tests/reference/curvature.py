@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from tests.reference.scores import eval_copy
+from tests.reference.scores import eval_copy, mean_cross_entropy
 
 Named = dict[str, Tensor]
 
 
 def grasp_by_hessian(module: nn.Module, keep: Named, batches: list, temperature: float) -> Named:
-    """θ ⊙ (H g) of the loss summed over all batches, H row by row, g without the removed entries."""
+    """θ ⊙ (H g) of the mean loss of all examples, H row by row, g without the removed entries."""
     twin = eval_copy(module)
     masked = {n: (dict(twin.named_parameters())[n] * k).detach() for n, k in keep.items()}
     sizes = [t.numel() for t in masked.values()]
@@ -23,9 +23,7 @@ def grasp_by_hessian(module: nn.Module, keep: Named, batches: list, temperature:
     def loss(flat: Tensor) -> Tensor:
         parts = zip(masked.items(), flat.split(sizes), strict=True)
         params = {name: part.reshape(value.shape) for (name, value), part in parts}
-        outputs = [functional_call(twin, params, (x.double(),)) / temperature for x, _ in batches]
-        terms = [functional.cross_entropy(o, y) for o, (_, y) in zip(outputs, batches, strict=True)]
-        return torch.stack(terms).sum()
+        return mean_cross_entropy(lambda x: functional_call(twin, params, (x,)) / temperature, batches)
 
     theta = torch.cat([t.reshape(-1) for t in masked.values()])
     kept = torch.cat([k.reshape(-1) for k in keep.values()])
@@ -54,7 +52,7 @@ def prospr_by_differences(
                 params[n].grad.mul_(k)
             optimizer.step()
         with torch.no_grad():
-            return sum(float(functional.cross_entropy(twin(x.double()), y)) for x, y in batches[steps:])
+            return float(mean_cross_entropy(twin, batches[steps:]))
 
     return _differences(final_loss, keep)
 

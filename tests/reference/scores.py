@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,17 @@ def eval_copy(module: nn.Module) -> nn.Module:
     return twin
 
 
+def mean_cross_entropy(run: Callable[[Tensor], Tensor], batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The mean over all examples of all batches, one example at a time."""
+    pairs = [(x.double(), y) for inputs, labels in batches for x, y in zip(inputs, labels, strict=True)]
+    losses = [functional.cross_entropy(run(x[None]), y[None]) for x, y in pairs]
+    return torch.stack(losses).mean()
+
+
 def snip_by_removal(
     module: nn.Module, name: str, batches: list[tuple[Tensor, Tensor]], step: float = 1e-6
 ) -> Tensor:
-    """|dL/dc| for every entry by central differences in its multiplier c, losses summed over batches."""
+    """|dL/dc| for every entry by central differences in its multiplier c; L is the mean over all examples."""
     twin = eval_copy(module)
     weight = dict(twin.named_parameters())[name]
     flat = weight.data.reshape(-1)
@@ -29,7 +37,7 @@ def snip_by_removal(
 
     def loss() -> float:
         with torch.no_grad():
-            return sum(float(functional.cross_entropy(twin(x.double()), y)) for x, y in batches)
+            return float(mean_cross_entropy(twin, batches))
 
     for index in range(len(flat)):
         value = float(flat[index])

@@ -26,6 +26,10 @@ class Objective(Protocol):
     ``prepare(batch, setting, *, options) -> Batch`` with the same options: it may change the inputs and leave
     what the objective will need in ``batch.target`` (first axis: examples). ``setting``
     (:class:`sigprune.values.problem.Setting`) has a seeded generator and the dense network.
+
+    A member whose mean leaves predictions out for reasons other than padding (labels of -100, say) also
+    defines ``predictions(output, batch, *, options) -> int``: how many the mean is over, so that batches
+    weigh by it in the mean over all data.
     """
 
     NEEDS: Needs
@@ -37,6 +41,14 @@ def preparation(member: Objective) -> Callable[..., Batch] | None:
     """The member's own ``prepare``, or None where batches serve as they are."""
     own: Callable[..., Batch] | None = vars(member).get("prepare")
     return own
+
+
+def predictions(member: Objective) -> Callable[..., int]:
+    """The member's ``predictions(output, batch, *, options)``; without one every row counts but padding."""
+    from sigprune.families.objectives._shared import unpadded
+
+    own: Callable[..., int] | None = vars(member).get("predictions")
+    return unpadded if own is None else own
 
 
 objectives: Family[Objective] = Family(__name__, "objective", "objective")

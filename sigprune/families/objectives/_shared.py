@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -53,6 +55,19 @@ def counted(output: Tensor, batch: Batch, member: str) -> Tensor | None:
     if not bool(chosen.any()):
         raise DataError(f"the objective {member!r}: the attention mask says that all tokens are padding")
     return chosen
+
+
+def unpadded(output: Tensor, batch: Batch, **_options: object) -> int:
+    """How many predictions there are: one per example, or one per token that is not padding."""
+    mask = attention_mask(batch) if output.dim() == 3 else None
+    if mask is not None and mask.shape == output.shape[:2]:
+        return int(mask.count_nonzero())
+    return math.prod(output.shape[:-1]) if output.dim() in {2, 3} else len(batch)
+
+
+def known(labels: Tensor) -> int:
+    """How many of the labels say something."""
+    return int((labels != IGNORED).sum())
 
 
 def attention_mask(batch: Batch) -> Tensor | None:

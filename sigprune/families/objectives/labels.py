@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from sigprune.base.errors import DataError, NeedsData
-from sigprune.families.objectives._shared import cross_entropy
+from sigprune.families.objectives._shared import cross_entropy, known
 from sigprune.values.batch import Batch
 
 NEEDS: Literal["labels"] = "labels"
@@ -34,3 +34,8 @@ def objective(output: Tensor, batch: Batch) -> Tensor:
             f"got {tuple(output.shape)} and {tuple(labels.shape)} of {labels.dtype}"
         )
     return cross_entropy(output.reshape(-1, output.shape[-1]), labels.reshape(-1), "labels")
+
+
+def predictions(_output: Tensor, batch: Batch) -> int:
+    """Examples, or tokens, that have a label."""
+    return len(batch) if batch.labels is None else known(batch.labels)

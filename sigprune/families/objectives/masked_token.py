@@ -14,6 +14,7 @@ from sigprune.families.objectives._shared import (
     attention_mask,
     cross_entropy,
     expect_vocabulary,
+    known,
     prepared,
     token_ids,
 )
@@ -87,3 +88,8 @@ def objective(
     target = prepared(batch, "masked_token")
     expect_vocabulary(output, target, "masked_token", "masked-lm")
     return cross_entropy(output.flatten(0, 1), target.reshape(-1), "masked_token")
+
+
+def predictions(_output: Tensor, batch: Batch, **_options: object) -> int:
+    """Tokens that are hidden."""
+    return known(prepared(batch, "masked_token"))

@@ -7,7 +7,14 @@ from typing import Literal
 from torch import Tensor
 
 from sigprune.base.errors import DataError
-from sigprune.families.objectives._shared import IGNORED, counted, cross_entropy, expect_vocabulary, token_ids
+from sigprune.families.objectives._shared import (
+    IGNORED,
+    counted,
+    cross_entropy,
+    expect_vocabulary,
+    known,
+    token_ids,
+)
 from sigprune.values.batch import Batch
 
 NEEDS: Literal["tokens"] = "tokens"
@@ -24,14 +31,26 @@ def objective(output: Tensor, batch: Batch) -> Tensor:
         DataError: no token ids, an output that is not (examples, tokens, vocabulary), ids that its vocabulary
             does not have, or no two tokens that follow each other.
     """
+    targets = _targets(output, batch)
+    if targets.numel() == 0:
+        raise DataError(
+            "the objective 'next_token' needs two tokens per example, got an output of shape "
+            f"{tuple(output.shape)}"
+        )
+    return cross_entropy(output[:, :-1].flatten(0, 1), targets.reshape(-1), "next_token")
+
+
+def predictions(output: Tensor, batch: Batch) -> int:
+    """Pairs of tokens of which none is padding."""
+    return known(_targets(output, batch))
+
+
+def _targets(output: Tensor, batch: Batch) -> Tensor:
+    """The id that follows each token but the last, (examples, tokens - 1); -100 where one is padding."""
     _, ids = token_ids(batch, "next_token")
     expect_vocabulary(output, ids, "next_token", "causal-lm")
     chosen = counted(output, batch, "next_token")
     targets = ids[:, 1:]
-    if chosen is not None:
-        targets = targets.masked_fill(~(chosen[:, 1:] & chosen[:, :-1]), IGNORED)
-    if targets.numel() == 0:
-        raise DataError(
-            f"the objective 'next_token' needs two tokens per example, got ids {tuple(ids.shape)}"
-        )
-    return cross_entropy(output[:, :-1].flatten(0, 1), targets.reshape(-1), "next_token")
+    if chosen is None:
+        return targets
+    return targets.masked_fill(~(chosen[:, 1:] & chosen[:, :-1]), IGNORED)

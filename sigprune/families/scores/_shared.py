@@ -1,9 +1,10 @@
-"""Gradients of the masked entries, |weight · gradient|, and what second derivatives need."""
+"""Gradients of the mean objective, |weight · gradient|, and what second derivatives need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,19 +20,43 @@ from sigprune.values.view import View
 _HALF = frozenset({torch.bfloat16, torch.float16})
 
 
-def backward(value: Tensor, leaves: Tensors, names: list[str]) -> None:
-    """Add the gradient of a scalar to ``.grad`` of the named leaves, in place (one backward pass)."""
-    if value.requires_grad:  # else no leaf reaches it, and all gradients are zero
-        torch.autograd.backward(value, inputs=[leaves[name] for name in names])
+@dataclass(eq=False)
+class Shares:
+    """What each batch counts in a mean over all predictions, of all batches in all processes.
+
+    Batches of one size count exactly 1 each until the end, so that their sum has no rounding of its own.
+
+    Attributes:
+        first: predictions of the first batch.
+        total: predictions of all batches so far.
+    """
+
+    first: int = 0
+    total: int = 0
+
+    def add(self, predictions: int) -> float:
+        """How many times as much as the first batch the next one counts."""
+        self.first = self.first or predictions
+        self.total += predictions
+        return predictions / max(self.first, 1)
+
+    def scale(self) -> float:
+        """What makes the mean over all predictions, after the mean over processes, of the weighted sum."""
+        return self.first * processes.count() / max(processes.total(self.total), 1)
 
 
-def taken(problem: Problem, leaves: Tensors) -> Tensors:
-    """The collected gradients, taken off the leaves, the mean over processes; zeros without a gradient."""
+def taken(problem: Problem, leaves: Tensors, scale: float = 1.0) -> Tensors:
+    """The collected gradients, taken off the leaves and scaled, the mean over processes.
+
+    Leaves without a gradient give zeros: processes that saw different parts of a network average the same
+    tensors in the same order.
+    """
     gradients: Tensors = {}
     for name in problem.mask.keep:
         leaf = leaves[name]
         gradient, leaf.grad = leaf.grad, None
-        gradients[name] = torch.zeros_like(leaf, requires_grad=False) if gradient is None else gradient
+        gradient = torch.zeros_like(leaf, requires_grad=False) if gradient is None else gradient
+        gradients[name] = gradient if scale == 1 else gradient.mul_(scale)
     processes.average_(gradients.values())
     return gradients
 
@@ -41,27 +66,36 @@ def sensitivity(gradients: Tensors, values: Tensors) -> Tensors:
     return {name: g.mul_(values[name].detach()).abs_() for name, g in gradients.items()}
 
 
-def summed(problem: Problem, leaves: Tensors, loss: Callable[[Batch], Tensor]) -> Tensors:
-    """The gradient of ``loss(batch)`` summed over the batches: one forward and one backward pass for each.
+def mean_gradients(problem: Problem, leaves: Tensors, *, temperature: float = 1.0) -> tuple[Tensors, Tensor]:
+    """The gradients of the objective, and the objective: the mean over all predictions of all batches.
 
-    Gradients in half precision are summed in float32: eight bits of mantissa lose what a hundred batches add.
+    How the data are cut into batches changes neither. One forward and one backward pass for each batch.
+
+    Args:
+        problem: what is given.
+        leaves: every parameter; those that the mask names collect gradients.
+        temperature: divides the output of the network before the objective.
+
+    Returns:
+        Name -> gradient, in the leaves' dtype; the objective, a scalar in float64.
     """
-    names = list(problem.mask.keep)
-    # all of them at once: processes that saw different parts of a network average the same tensors in order
-    totals = {n: torch.zeros_like(leaves[n], dtype=torch.float32) for n in names if leaves[n].dtype in _HALF}
+    shares, objective = Shares(), torch.zeros((), dtype=torch.float64)
     for batch in problem.batches():
-        backward(loss(batch), leaves, names)
-        for name in names:
-            leaf = leaves[name]
-            if leaf.dtype in _HALF and leaf.grad is not None:
-                totals[name].add_(leaf.grad)
-                leaf.grad = None
-    processes.average_(totals.values())
-    return taken(problem, leaves) | totals
+        given = cast(batch, single(problem.view))
+
+        def aim(output: Tensor, given: Batch = given) -> Tensor:
+            value = problem.objective(output if temperature == 1 else output / temperature, given)
+            return value * shares.add(problem.predictions(output, given))
+
+        objective = objective + problem.view.backward_(leaves, given, aim).double().cpu()
+    scale = shares.scale()
+    objective = objective * scale
+    processes.average_([objective])
+    return taken(problem, leaves, scale), objective
 
 
 def single(view: View) -> torch.dtype | None:
-    """float32 for a network in half precision, whose differences and second derivatives are rounding errors.
+    """float32 for a network in half precision: in it gradients underflow, and differences are rounding.
 
     None leaves the dtype as it is.
     """

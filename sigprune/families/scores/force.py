@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import sensitivity, summed
+from sigprune.families.scores._shared import mean_gradients, sensitivity, single
 from sigprune.values.problem import Problem
 
 NEEDS: Literal["objective"] = "objective"
@@ -23,8 +22,6 @@ def score(problem: Problem) -> Tensors:
     that of ``snip``. One copy of the prunable weights for the gradients and, from the second round on, one
     for the masked weights.
     """
-    leaves = problem.leaves()
-
-    with problem.view.probing():
-        gradients = summed(problem, leaves, partial(problem.loss, leaves))
+    leaves = problem.leaves(single(problem.view))
+    gradients, _ = mean_gradients(problem, leaves)
     return sensitivity(gradients, problem.view.params())

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sigprune.base.family import Positive
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import cast, single, summed, taken, twice_differentiable
-from sigprune.values.batch import Batch
+from sigprune.families.scores._shared import (
+    Shares,
+    cast,
+    mean_gradients,
+    single,
+    taken,
+    twice_differentiable,
+)
 from sigprune.values.problem import Problem
 
 NEEDS: Literal["objective"] = "objective"
@@ -40,16 +45,16 @@ def score(problem: Problem, *, temperature: Positive = 200.0) -> Tensors:
     leaves = problem.leaves(dtype)
     wanted = [leaves[name] for name in problem.mask.keep]
 
-    def loss(batch: Batch) -> Tensor:
-        given = cast(batch, dtype)
-        return problem.objective(view.forward(leaves, given) / temperature, given)
-
+    shares = Shares()
     with twice_differentiable(view):
-        flow = summed(problem, leaves, loss)
+        flow, _ = mean_gradients(problem, leaves, temperature=temperature)
         for name, keep in problem.mask.keep.items():
             flow[name].masked_fill_(~keep.to(flow[name].device), 0.0)
         for batch in problem.batches():
-            value = loss(batch)
+            given = cast(batch, dtype)
+            output = view.forward(leaves, given)
+            value = problem.objective(output / temperature, given)
+            value = value * shares.add(problem.predictions(output, given))
             if not value.requires_grad:  # no prunable weight reaches it
                 continue
             gradients = torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True)
@@ -58,4 +63,4 @@ def score(problem: Problem, *, temperature: Positive = 200.0) -> Tensors:
             if terms:  # none: the loss is linear in the weights, and H is zero
                 # not only to ``wanted``: that would skip the nodes that say they have no second derivative
                 torch.autograd.backward(torch.stack(terms).sum())
-    return {name: h.mul_(leaves[name].detach()) for name, h in taken(problem, leaves).items()}
+    return {name: h.mul_(leaves[name].detach()) for name, h in taken(problem, leaves, shares.scale()).items()}

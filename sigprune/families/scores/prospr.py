@@ -14,7 +14,14 @@ from sigprune.base import processes
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Count, Positive
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import cast, sensitivity, single, taken, twice_differentiable
+from sigprune.families.scores._shared import (
+    Shares,
+    cast,
+    sensitivity,
+    single,
+    taken,
+    twice_differentiable,
+)
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 
@@ -60,6 +67,7 @@ def score(
     view, dtype = problem.view, single(problem.view)
     leaves = problem.leaves(dtype)
     weights = {n: t.requires_grad_() for n, t in leaves.items() if t.is_floating_point()}
+    shares = Shares()
     descent = _Descent(problem, lr, momentum, not first_order)
     with twice_differentiable(view):
         stream = _stream(problem, steps + 1)
@@ -68,7 +76,9 @@ def score(
         ends = {name: value.detach().requires_grad_() for name, value in weights.items()}
         for batch in stream:
             given = cast(batch, dtype)
-            value = problem.objective(view.forward(ends, given), given)
+            output = view.forward(ends, given)
+            value = problem.objective(output, given)
+            value = value * shares.add(problem.predictions(output, given))
             torch.autograd.backward(value, inputs=list(ends.values()))
         outer = {name: end.grad for name, end in ends.items() if end.grad is not None}
         if first_order:
@@ -77,7 +87,7 @@ def score(
         else:  # one product of the outer gradient with dθ_N/dθ_0
             # to all leaves: ``inputs`` would skip the nodes that say they have no second derivative
             torch.autograd.backward([weights[name] for name in outer], list(outer.values()))
-    return sensitivity(taken(problem, leaves), leaves)
+    return sensitivity(taken(problem, leaves, shares.scale()), leaves)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import sensitivity, summed
+from sigprune.families.scores._shared import mean_gradients, sensitivity, single
 from sigprune.values.problem import Problem
 
 NEEDS: Literal["objective"] = "objective"
@@ -22,8 +21,6 @@ def score(problem: Problem) -> Tensors:
     which changes no ranking and is left out. With the schedule ``exponential`` this is Iterative SNIP of
     de Jorge et al. 2021 (arXiv 2006.09081): the sensitivities of what is left, round after round.
     """
-    leaves = problem.leaves()
-
-    with problem.view.probing():
-        gradients = summed(problem, leaves, partial(problem.loss, leaves))
+    leaves = problem.leaves(single(problem.view))
+    gradients, _ = mean_gradients(problem, leaves)
     return sensitivity(gradients, leaves)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from sigprune.base import processes
 from sigprune.base.errors import BadScores
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import sensitivity, summed
-from sigprune.values.batch import Batch
+from sigprune.families.scores._shared import mean_gradients, sensitivity, single
 from sigprune.values.problem import Problem
 
 NEEDS: Literal["objective"] = "objective"
@@ -29,22 +24,12 @@ def score(problem: Problem) -> Tensors:
     Raises:
         BadScores: the loss is zero, so that nothing is relative to it.
     """
-    leaves = problem.leaves()
-    losses: list[Tensor] = []
-
-    def loss(batch: Batch) -> Tensor:
-        value = problem.loss(leaves, batch)
-        losses.append(value.detach().double())
-        return value
-
-    with problem.view.probing():
-        gradients = summed(problem, leaves, loss)
-    whole = torch.stack(losses).sum()
-    processes.average_([whole])
-    total = float(whole.abs())
-    if total == 0:
+    leaves = problem.leaves(single(problem.view))
+    gradients, objective = mean_gradients(problem, leaves)
+    size = float(objective.abs())
+    if size == 0:
         raise BadScores(
             "score 'snip_it': expected a loss other than zero, to which its elasticities are relative; take "
             "the score 'snip' with the schedule 'halving'"
         )
-    return {name: values.div_(total) for name, values in sensitivity(gradients, leaves).items()}
+    return {name: values.div_(size) for name, values in sensitivity(gradients, leaves).items()}

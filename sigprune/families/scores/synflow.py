@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
-from sigprune.families.scores._shared import backward, sensitivity, taken
+from sigprune.families.scores._shared import sensitivity, taken
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
@@ -47,9 +47,7 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
     leaves = {name: value.detach() for name, value in sizes.items()}
     for name in problem.mask.keep:
         leaves[name].requires_grad_()
-    with view.probing():
-        flow = view.forward(leaves | _shifts(view), _ones(view)).sum()
-        backward(flow, leaves, list(problem.mask.keep))
+    view.backward_(leaves | _shifts(view), _ones(view), torch.sum)
     return sensitivity(taken(problem, leaves), leaves)
 
 

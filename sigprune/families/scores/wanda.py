@@ -48,7 +48,7 @@ def score(problem: Problem) -> Tensors:
     with view.probing(), torch.enable_grad():
         for batch in problem.batches():
             with Watching(uses):
-                output = view.forward(leaves, batch)
+                output = view.forward(leaves, batch, differentiated=False)
             uses.activation(output)
     processes.average_(uses.sums.values())
     _expect_all(view, uses, names)
