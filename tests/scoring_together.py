@@ -15,6 +15,7 @@ from torch import nn
 from sigprune import describe, prune
 from sigprune.base.errors import BadInput
 from sigprune.families.scores import scores
+from sigprune.values.mask import Mask
 from sigprune.verbs.scoring import Scorer
 from tests.networks import SmallConv, seeded
 
@@ -32,7 +33,7 @@ def batches(part: int, parts: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def found(part: int, parts: int) -> dict[str, object]:
     """Scores and masks by every score, as plain tensors."""
     view = describe(seeded(SmallConv()).double())
-    told: dict[str, object] = {}
+    told: dict[str, object] = {"uneven": uneven(part, parts)}
     for name in SCORES:
         data = None if scores.read(name).facts["NEEDS"] == "nothing" else batches(part, parts)
         mask = prune(view, sparsity=0.7, score=name, batches=data)
@@ -40,6 +41,17 @@ def found(part: int, parts: int) -> dict[str, object]:
         scorer = Scorer.of(view, name, "labels", 0)
         told |= {f"{name}/{key}": value for key, value in scorer(mask, data, "0").items()}
     return told
+
+
+def uneven(part: int, parts: int) -> torch.Tensor:
+    """Scores with labels of which some say nothing, not as many in each process."""
+    view = describe(seeded(SmallConv()).double())
+    (x, y), *_ = batches(0, 1)
+    labels = y.clone()
+    labels[:3] = -100
+    own = slice(part * 16 // parts, (part + 1) * 16 // parts)
+    scorer = Scorer.of(view, "snip_it", "labels", 0)
+    return scorer(Mask.dense(view.prunable_shapes()), [(x[own], labels[own])], "0")["head.weight"]
 
 
 class Routed(nn.Module):

@@ -62,6 +62,12 @@ def test_scores_are_those_of_one_process(together, alone, name):
             torch.testing.assert_close(one[key], expected, rtol=1e-9, atol=1e-12)
 
 
+def test_predictions_count_alike_in_all_processes(together, alone):
+    """The first three examples have no label: the first process counts less."""
+    for one in together:
+        torch.testing.assert_close(one["uneven"], alone["uneven"], rtol=1e-9, atol=1e-12)
+
+
 def test_processes_may_see_other_parts_of_a_network(together):
     assert len({one["routed"] for one in together}) == 1
 

@@ -118,10 +118,11 @@ def jacobian(
     tensors = view.params() | (params or {})
     if dtype is not None:
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
-        batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
     expect_finite(tensors)
     if view.embed is not None:
         batch = view.embed(batch)
+    if dtype is not None:
+        batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
     run, point = _path(view, tensors, batch, of, at)
     most = _expect_one_function(view, run, point, most_gib)
     return _linearise(run, point, joint, f"{at} to {of}", most)

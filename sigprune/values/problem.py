@@ -66,7 +66,7 @@ class Workspace:
             make: makes them, masked; from what does not change between the rounds.
         """
         if self.mask is None or not self._follow(self.mask, mask):
-            self.tensors = make()
+            self.tensors = {name: tensor.contiguous() for name, tensor in make().items()}
         self.mask = mask
         return self.tensors
 
@@ -129,9 +129,10 @@ class Problem:
     def leaves(self, dtype: torch.dtype | None = None) -> Tensors:
         """Every parameter, the masked names as leaves that collect gradients, removed entries zero.
 
-        A weight of which everything is kept shares storage with the module (no copy).
+        A weight of which everything is kept shares storage with the module (no copy), unless that is strided:
+        leaves are contiguous, so that kernels, and thereby the last digits, do not depend on strides.
         """
-        tensors = self.view.params()
+        tensors = {name: tensor.contiguous() for name, tensor in self.view.params().items()}
         for name, keep in self.mask.keep.items():
             if tally(keep) < keep.numel():
                 tensors[name] = zeroed(tensors[name], keep)

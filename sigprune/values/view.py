@@ -84,10 +84,11 @@ class View:
         read_output: picks the tensor of interest (logits, else features) out of what the model returns.
         embed: for token models, turns a batch of ids into one of floating-point embeddings.
         prunable: names that pruning may touch: weights and, if asked for, biases.
-        portable: a context in which every kernel takes every dtype; forward passes in float64 run in it.
+        portable: a context in which every kernel takes every dtype and has every derivative, and no state is
+            kept for later calls; forward passes run in it.
         batchnorm: how BatchNorm behaves in forward passes through the view. ``fresh``: initial statistics
             (mean 0, variance 1), as Lee et al. 2020 score and measure; ``eval``: the stored statistics;
-            ``batch``: the statistics of the batch.
+            ``batch``: the statistics of the batch, so that what is measured depends on the batches.
 
     Example:
         >>> from sigprune import describe
@@ -210,10 +211,9 @@ class View:
         Raises:
             UnsupportedModel: there would be derivatives, and a part of the network runs again for its own.
         """
-        doubles = any(t.dtype is torch.float64 for t in (*params.values(), *self.module.parameters()))
         graph = SelfContained({**dict(self.module.named_parameters()), **params})
         watched = graph if torch.is_grad_enabled() else nullcontext()
-        with self.probing(), self.portable() if doubles else nullcontext():
+        with self.probing(), self.portable():
             tensors = {**self._buffers(params, batch), **params}
             with warnings.catch_warnings(), watched:
                 warnings.filterwarnings("ignore", DETACHED)  # an error says so where it matters
@@ -236,8 +236,7 @@ class View:
         Returns:
             The scalar, detached.
         """
-        doubles = any(t.dtype is torch.float64 for t in params.values())
-        with self.probing(), self.portable() if doubles else nullcontext():
+        with self.probing(), self.portable():
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("error", DETACHED)

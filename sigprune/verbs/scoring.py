@@ -110,7 +110,7 @@ class Scorer:
                     f"score {member!r} of {name}: {bad} of {values.numel()} entries are NaN or infinite; "
                     f"{self._cause()}"
                 )
-            plain = values.detach().to(_selection_dtype(values))
+            plain = values.detach().to(_selection_dtype(values)).contiguous()
             found[name] = plain.clone() if plain.data_ptr() in own else plain
         return found
 

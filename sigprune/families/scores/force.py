@@ -1,4 +1,4 @@
-"""FORCE |θ ⊙ Σ ∂L/∂θ at the masked network|: skeletonisation in rounds; removed entries may return."""
+"""FORCE |θ ⊙ ∂L/∂θ at the masked network|: skeletonisation in rounds; removed entries may return."""
 
 from __future__ import annotations
 

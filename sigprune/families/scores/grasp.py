@@ -25,10 +25,10 @@ REMOVED: Literal["stay"] = "stay"
 
 
 def score(problem: Problem, *, temperature: Positive = 200.0) -> Tensors:
-    """H and g are those of the loss summed over all batches, by two passes over the data; signed.
+    """H and g are those of the mean loss of all examples, by two passes over the data; signed.
 
     The paper removes the entries with the largest -θ ⊙ (H g), which are those of the lowest score here. H g
-    is the gradient of gᵀ∇L with g held fixed, so that sums over batches are exact and memory is that of one
+    is the gradient of gᵀ∇L with g held fixed, so that means over batches are exact and memory is that of one
     batch; g counts the kept prunable entries only. Cost per batch: one forward and one backward pass, then
     one forward and about three backward passes. Memory: the gradient, its product with H, and the graph of
     one batch's gradient, about twice that of a training step. Networks in half precision are computed in

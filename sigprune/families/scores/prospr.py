@@ -41,8 +41,9 @@ def score(
 ) -> Tensors:
     """|θ ⊙ dL(θ_N)/dθ_0|, θ_0 = m ⊙ θ: all parameters take N steps of SGD with momentum, exactly.
 
-    One batch per step; the loss is summed over the batches that are left. Fewer than N + 1 batches are read
-    again from the first. Removed entries stay zero through the steps.
+    One batch per step, so that the steps depend on how the data are cut into batches; the loss is the mean
+    over all examples of the batches that are left. Fewer than N + 1 batches are read again from the first.
+    Removed entries stay zero through the steps.
 
     Cost: 2 N + 1 forward and about 5 N + 1 backward passes. Memory grows with N: the graph holds the
     activations of all N steps, those of their backward passes, and about four copies of the parameters per

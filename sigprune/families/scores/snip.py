@@ -1,4 +1,4 @@
-"""Connection sensitivity |w ⊙ Σ ∂L/∂w|, gradients summed over all batches before the absolute value."""
+"""Connection sensitivity |w ⊙ ∂L/∂w|, L the mean over all examples, whatever batches they come in."""
 
 from __future__ import annotations
 

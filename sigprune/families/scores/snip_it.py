@@ -1,4 +1,4 @@
-"""Elasticity |w ⊙ Σ ∂L/∂w| / |Σ L|: the relative change of the loss by a relative change of the entry."""
+"""Elasticity |w ⊙ ∂L/∂w| / |L|: the relative change of the loss by a relative change of the entry."""
 
 from __future__ import annotations
 
