@@ -144,7 +144,8 @@ def spectrum(
     if out is not None:
         from sigprune.effects.figures import draw_signal
 
-        draw_signal(moments, out)
+        names = draw_signal(moments, out)
+        console(stderr=as_json).print(f"written to {out}: {', '.join(names)}")
     bounds = next(iter(variants.values())).bounds()
     print_weakest(console(stderr=True), moments, bounds["mean_jsv"])
 

@@ -26,6 +26,8 @@ Rows = Sequence[Mapping[str, Number | None]]
 _ROLES = (BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", QUIET)
 FEW_LAYERS = 36
 """Up to here every layer has a bar with its name."""
+_MOST_NAMED = 14
+"""Of more layers so many are named, those that keep least."""
 
 
 def draw(report: Report, folder: str | Path) -> tuple[str, ...]:
@@ -81,7 +83,7 @@ def layer_sparsity(report: Report) -> Figure:
     """What is left of every layer: labelled bars for few layers, one dot per layer for many."""
     layers = report.facts["mask"]["layers"]
     few = len(layers) <= FEW_LAYERS
-    figure = Figure(figsize=(8, 1.3 + 0.24 * len(layers)) if few else (10, 4.6), layout="constrained")
+    figure = Figure(figsize=(8, 1.3 + 0.24 * len(layers)) if few else (12, 4.6), layout="constrained")
     axes = figure.subplots()
     (_bars if few else _dots)(axes, layers, 1 - report.sparsity)
     total = _count(report.facts["mask"]["total"])
@@ -107,8 +109,8 @@ def _bars(axes: Axes, layers: Sequence[Layer], overall: float) -> None:
     axes.set_yticks(places, [layer["name"] for layer in layers], fontsize=8.5)
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.tick_params(left=False)
-    axes.set_xlim(0, right := 1.28 * max([*shares, overall]))
-    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(right, 1)])
+    axes.set_xlim(0, right := min(1.28 * max([*shares, overall]), 1))  # the text may stand beyond it
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= right])
     axes.xaxis.set_major_formatter(_percents())
     axes.set_xlabel("share of its entries that a layer keeps (dashed: all layers together)")
 
@@ -123,12 +125,15 @@ def _dots(axes: Axes, layers: Sequence[Layer], overall: float) -> None:
         own = [(i, x) for i, x in enumerate(layers, 1) if x["role"] == role and x["kept"]]
         sizes = [5 + 60 * math.sqrt(x["total"] / largest) for _, x in own]
         places, shares = [i for i, _ in own], [_share(x) for _, x in own]
-        axes.scatter(places, shares, sizes, color=colour, alpha=0.8, linewidths=0, zorder=2, label=role)
+        dots = axes.scatter(
+            places, shares, sizes, color=colour, alpha=0.8, linewidths=0, zorder=2, label=role
+        )
+        dots.set_clip_on(False)  # a dot at 100 % stands on the edge
     dead = [i for i, layer in enumerate(layers, 1) if layer["total"] and not layer["kept"]]
     if dead:
         axes.scatter(dead, [floor] * len(dead), 36, color=VERMILLION, marker="x", zorder=3)
         axes.text(dead[-1], floor, "   nothing left", color=VERMILLION, va="center", fontsize=8.5)
-    axes.set_ylim(floor / 1.5, 1.15)
+    axes.set_ylim(floor / 1.5, 1)
     axes.set_xlim(0.3, len(layers) + 0.7)
     axes.yaxis.set_major_formatter(_percents())
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -137,6 +142,31 @@ def _dots(axes: Axes, layers: Sequence[Layer], overall: float) -> None:
     axes.set_ylabel("share of its entries kept")
     axes.set_xlabel("layer, in order of definition (larger dot: larger layer; dashed: all layers together)")
     _stages(axes, layers)
+    _name_least(axes, layers, floor)
+
+
+def _name_least(axes: Axes, layers: Sequence[Layer], floor: float) -> None:
+    """Number the layers that keep the smallest shares, and name them beside the plot."""
+    order = sorted((i for i, layer in enumerate(layers) if layer["total"]), key=lambda i: _share(layers[i]))
+    lines = ["layers that keep least"]
+    for place, i in enumerate(order[:_MOST_NAMED], 1):
+        layer = layers[i]
+        at = i + 1, max(_share(layer), floor)
+        axes.annotate(
+            str(place), at, (0, 5), textcoords="offset points", ha="center", fontsize=7.5, color=INK
+        )
+        left = _percent(_share(layer)) if layer["kept"] else "nothing"
+        lines.append(f"{place}  {_shortened(layer['name'])}: {left} of {_count(layer['total'])}")
+    dead = sum(1 for layer in layers if layer["total"] and not layer["kept"])
+    if dead > _MOST_NAMED:
+        lines.append(f"and {dead - _MOST_NAMED} more that keep nothing")
+    axes.text(1.02, 1, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8, linespacing=1.5)
+
+
+def _shortened(name: str, longest: int = 44) -> str:
+    """The name, without its middle if it is long: both ends tell layers apart."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def _stages(axes: Axes, layers: Sequence[Layer]) -> None:
@@ -147,7 +177,10 @@ def _stages(axes: Axes, layers: Sequence[Layer]) -> None:
             axes.axvline(start + 0.5, color=FAINT, linewidth=0.8, zorder=0)
         name = layers[start]["stage"]
         if name and 105 * (end - start) / len(layers) > len(name):
-            axes.text((start + end + 1) / 2, 1.25, name, ha="center", fontsize=8.5, color=QUIET)
+            above = axes.get_xaxis_transform()
+            axes.text(
+                (start + end + 1) / 2, 1.03, name, transform=above, ha="center", fontsize=8.5, color=QUIET
+            )
 
 
 def training_curve(report: Report) -> Figure:
@@ -167,6 +200,7 @@ def training_curve(report: Report) -> Figure:
     if tested:
         panels[0].yaxis.set_major_formatter(_percents())
         panels[0].set_title("test accuracy")
+        panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 1))
     panels[-1].set_title("loss")
     panels[-1].set_yscale("log")
     panels[-1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -194,6 +228,7 @@ def _line(axes: Axes, rows: Rows, key: str, colour: str, label: str) -> None:
         linewidth=1.8 if colour == BLUE else 2.8,
         marker="" if len(points) > 1 else "o" if key.startswith("test") else "s",
         label=label,
+        clip_on=key != "test_accuracy",  # a line at 100 % lies on the edge
     )
 
 

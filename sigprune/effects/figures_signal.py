@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sigprune.effects.figures_style import BLUE, COLOURS, FAINT, GREEN, INK, VERMILLION, short
+from sigprune.effects.figures_style import FAINT, INK, short, styles
 from sigprune.effects.report import gains, number
 from sigprune.effects.schema import Moment
 
-_OTHERS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 FEW_STAGES = 24
 """Up to here every stage has its name below the axis."""
+_FEW_LINES = 4
+"""Up to here the legend stands inside the panel."""
 
 
 def singular_values(moments: Sequence[Moment]) -> Figure:
     """Histograms of the Jacobian's singular values, one row per moment, on one logarithmic axis."""
     figure = Figure(figsize=(8, 1.1 + 1.15 * len(moments)), layout="constrained")
     rows = figure.subplots(len(moments), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, moment in zip(rows, moments, strict=True):
-        _histogram(axes, moment)
+    chosen = styles([moment["moment"] for moment in moments])
+    for axes, moment, (colour, _) in zip(rows, moments, chosen, strict=True):
+        _histogram(axes, moment, colour)
     rows[0].set_xlim(*_limits(moments))
     rows[-1].spines["bottom"].set_visible(True)
     rows[-1].tick_params(bottom=True)
@@ -34,10 +35,9 @@ def singular_values(moments: Sequence[Moment]) -> Figure:
     return figure
 
 
-def _histogram(axes: Axes, moment: Moment) -> None:
+def _histogram(axes: Axes, moment: Moment, colour: str) -> None:
     edges, counts = moment["histogram"]["edges"], moment["histogram"]["counts"]
     mean, smallest, largest = (number(moment["summary"][key]) for key in ("mean", "min", "max"))
-    colour = COLOURS.get(moment["moment"], INK)
     axes.set_xscale("log")
     axes.set_yticks([])
     axes.set_ylim(0, 1.12 * max(1, *counts))
@@ -82,16 +82,17 @@ def gain_profile(moments: Sequence[Moment]) -> Figure:
     """Forward and backward gains, stage by stage, one line per moment; bands are two standard errors."""
     told = [moment for moment in moments if moment.get("profile")]
     stages = [row.stage for row in gains(told[-1]).stages]
-    figure = Figure(figsize=(max(8.0, min(14.0, 0.34 * len(stages) + 3)), 6), layout="constrained")
+    width = max(8.0, min(14.0, 0.34 * len(stages) + 3)) + (0 if len(told) <= _FEW_LINES else 3)
+    figure = Figure(figsize=(width, 6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    for moment, colour in zip(told, _colours([m["moment"] for m in told]), strict=True):
+    for moment, style in zip(told, styles([m["moment"] for m in told]), strict=True):
         rows = gains(moment).stages
         places = [stages.index(row.stage) for row in rows if row.stage in stages]
         kept = [row for row in rows if row.stage in stages]
         forward = [(row.forward, row.forward_error) for row in kept]
         backward = [(row.backward, row.backward_error) for row in kept]
         for axes, pairs in zip(panels, (forward, backward), strict=True):
-            _band(axes, places, pairs, colour, moment["moment"])
+            _band(axes, places, pairs, style, moment["moment"])
     for axes, title in zip(
         panels, ("from the input to the stage", "from the stage to the output"), strict=True
     ):
@@ -100,7 +101,8 @@ def gain_profile(moments: Sequence[Moment]) -> Figure:
         axes.set_title(title)
         axes.set_ylabel("gain (rms singular value)")
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    panels[0].legend(frameon=False, fontsize=9)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(told) > _FEW_LINES else {}
+    panels[0].legend(frameon=False, fontsize=9, **beside)
     step = math.ceil(len(stages) / FEW_STAGES)
     panels[1].set_xticks(range(0, len(stages), step), stages[::step], rotation=60, ha="right", fontsize=8.5)
     panels[1].set_xlabel("stages in the order in which they run (dashed: an isometry)")
@@ -109,11 +111,26 @@ def gain_profile(moments: Sequence[Moment]) -> Figure:
 
 
 def _band(
-    axes: Axes, places: Sequence[int], pairs: Sequence[tuple[float, float]], colour: str, label: str
+    axes: Axes,
+    places: Sequence[int],
+    pairs: Sequence[tuple[float, float]],
+    style: tuple[str, str],
+    label: str,
 ) -> None:
     """Positive, finite gains; a gap where the signal has vanished, with a cross at the foot of it."""
+    colour, line = style
     values = [value if math.isfinite(value) and value > 0 else math.nan for value, _ in pairs]
-    axes.plot(places, values, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=label, zorder=3)
+    axes.plot(
+        places,
+        values,
+        color=colour,
+        linestyle=line,
+        linewidth=1.8,
+        marker="o",
+        markersize=3.5,
+        label=label,
+        zorder=3,
+    )
     errors = [error if math.isfinite(error) else 0.0 for _, error in pairs]
     low = [max(v - 2 * e, 0.05 * v) for v, e in zip(values, errors, strict=True)]
     high = [v + 2 * e for v, e in zip(values, errors, strict=True)]
@@ -121,8 +138,3 @@ def _band(
     dead = [place for place, (value, _) in zip(places, pairs, strict=True) if value == 0]
     foot = min([v for v in values if not math.isnan(v)], default=1.0)
     axes.scatter(dead, [foot] * len(dead), 36, color=colour, marker="x", zorder=4)
-
-
-def _colours(names: Sequence[str]) -> list[str]:
-    others = itertools.cycle(_OTHERS)
-    return [COLOURS[name] if name in COLOURS else next(others) for name in names]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from types import MappingProxyType
 
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
@@ -13,6 +15,8 @@ COLOURS = MappingProxyType({
     "after pruning": VERMILLION,
     "after isometry": GREEN,
 })
+_OTHERS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+_LINES = ("-", ":", "-.")  # dashes mark an isometry
 STYLE = MappingProxyType({
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -30,6 +34,16 @@ STYLE = MappingProxyType({
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
 })
+
+
+def styles(names: Sequence[str]) -> list[tuple[str, str]]:
+    """A colour and a line style for each moment, a pair that no other has (up to 18 moments).
+
+    Moments of a run have colours of their own; what else is compared shares none of those that are in use.
+    """
+    free = [colour for colour in _OTHERS if colour not in {COLOURS.get(name) for name in names}]
+    others = itertools.cycle((colour, line) for line in _LINES for colour in free)
+    return [(COLOURS[name], "-") if name in COLOURS else next(others) for name in names]
 
 
 def short(value: float) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image
+from matplotlib.text import Annotation
 
 from sigprune.base.errors import BadInput
 from sigprune.effects.figures import draw, layer_sparsity, training_curve
-from sigprune.effects.figures_signal import singular_values
+from sigprune.effects.figures_signal import gain_profile, singular_values
+from sigprune.effects.figures_style import styles
 from sigprune.effects.report import Report, histogram, number
 
 Data = dict[str, object]
@@ -198,6 +200,47 @@ def test_the_layer_figure_names_few_layers_and_plots_many(data: Data) -> None:
     axes = layer_sparsity(Report(data)).axes[0]
     assert sum(len(dots.get_offsets()) for dots in axes.collections) == 160
     assert {"s0", "s3"} <= {text.get_text() for text in axes.texts}
+    words = "\n".join(text.get_text() for text in axes.texts)
+    for least in range(14):  # those that keep least, the one that keeps nothing first
+        share = "nothing" if least == 0 else f"{100 * least / 200:.2g} %"
+        assert f"\n{least + 1}  b{least}.w: {share} of 200" in words
+    numbered = {text.get_text(): text.xy for text in axes.texts if isinstance(text, Annotation)}
+    assert numbered["5"] == (5, 4 / 200)
+    assert len(numbered) == 14
+    for layer in data["mask"]["layers"][:30]:
+        layer |= {"kept": 0, "name": f"blocks.{'x' * 80}.{layer['name']}"}
+    texts = [text.get_text() for text in layer_sparsity(Report(data)).axes[0].texts]
+    assert "\nand 16 more that keep nothing" in "\n".join(texts)
+    assert max(len(line) for text in texts for line in text.splitlines()) < 75
+
+
+def test_no_axis_of_shares_goes_beyond_100_percent(data: Data) -> None:
+    layers = data["mask"]["layers"]
+    layers[1]["kept"] = layers[1]["total"]
+    assert layer_sparsity(Report(data)).axes[0].get_xlim() == (0, 1)
+    data["mask"]["layers"] = [{**layers[0], "kept": layers[0]["total"]} for _ in range(50)]
+    axes = layer_sparsity(Report(data)).axes[0]
+    assert axes.get_ylim()[1] == 1
+    assert not any(dots.get_clip_on() for dots in axes.collections if len(dots.get_offsets()))
+    for row in data["training"]["epochs"]:
+        row["test_accuracy"] = 1.0 if row["epoch"] > 3 else 0.9
+    accuracy = training_curve(Report(data)).axes[0]
+    assert accuracy.get_ylim()[1] == 1
+    assert not any(line.get_clip_on() for line in accuracy.lines)
+
+
+def test_what_is_compared_has_a_colour_and_a_line_of_its_own(data: Data) -> None:
+    names = ["as opened", *(f"after {i}" for i in range(17))]
+    moments = [{**data["signal"][0], "moment": name} for name in names]
+    drawn = [axes.patches[-1].get_edgecolor() for axes in singular_values(moments).axes]
+    assert len(set(drawn[:7])) == 7
+    gains = {"forward": 1.0, "forward_error": 0.1, "backward": 1.0, "backward_error": 0.1, "activation": 1.0}
+    profile = [{"stage": stage, **gains} for stage in ("a", "b")]
+    panel = gain_profile([{**moment, "profile": profile} for moment in moments]).axes[0]
+    lines = [line for line in panel.lines if line.get_label() in names]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names) == len(lines)
+    mixed = styles(["after init", "after pruning", "other", "another", "after isometry"])
+    assert len({colour for colour, _ in mixed}) == 5
 
 
 def test_the_training_figure_shows_both_networks(report: Report, data: Data) -> None:
