@@ -200,7 +200,7 @@ def list_members(
     watching = watch(quiet=family != "models")  # the only list that has to import libraries
     with watching.step("ask timm and transformers"):
         rows = list_rows(family, pattern)
-    print_json(rows) if as_json else print_rows(console(), rows)
+    print_json(rows) if as_json else print_rows(console(), rows, prose=True)
 
 
 @app.command()

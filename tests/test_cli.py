@@ -88,6 +88,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["prune", ".", "--by-shard", "--set", "prune.exclude=[head"], "the value of prune.exclude, line 1"),
         (["prune", ".", "--by-shard", "--set", "save.codec=zip"], "save.codec: unknown codec 'zip'"),
         (["show", "timm:test_resnot"], "unknown timm model 'test_resnot'; did you mean test_resnet"),
+        (["show", "timm:vit_tiny"], "unknown timm model 'vit_tiny'; did you mean vit_tiny_patch16_224 or "),
         (["show", "tim:test_resnet"], "unknown library 'tim'; did you mean timm?"),
         (
             ["spectrum", "timm:test_resnet", "--init", "kaimin"],
@@ -312,6 +313,28 @@ def test_show_does_not_make_what_would_not_fit(capsys):
     assert (facts["parameters"], facts["sketched"]) == (6_607_351_808, True)
     assert facts["prunable"] == sum(row["parameters"] for row in facts["weights"] if row["prunable"])
     assert not json.loads(call(capsys, "show", "timm:test_resnet", "--json")[1])["sketched"]
+
+
+def test_spectrum_says_what_it_wrote(capsys, tmp_path):
+    args = "model.args={in_features: 64, out_features: 10}"
+    words = [
+        "spectrum",
+        "torch:torch.nn.Linear",
+        "--set",
+        args,
+        "--examples",
+        "2",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    code, out, _ = call(capsys, *words)
+    said = (
+        f"written to {tmp_path / 'x'}: {', '.join(sorted(p.name for p in (tmp_path / 'x').iterdir())[::-1])}"
+    )
+    assert (code, out.splitlines()[-1]) == (0, said)
+    code, out, err = call(capsys, *words, "--json")
+    assert json.loads(out)[0]["moment"] == "as opened"
+    assert said in err.splitlines()
 
 
 def test_spectrum_compares_any_value_of_the_recipe(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import unicodedata
 from dataclasses import replace
@@ -11,9 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from sigprune.base.family import Plain
 from sigprune.base.printing import printable
 from sigprune.cli import main
+from sigprune.cli_catalogue import list_rows
+from sigprune.cli_console import print_rows
 from sigprune.effects.card import plain_card
 from sigprune.families.codecs import codecs
 from sigprune.values.packed import read_manifest
@@ -88,3 +93,32 @@ def test_errors_escape_what_a_file_says(tmp_path: Path, capsys: pytest.CaptureFi
     assert "damaged" in printed
     assert all(line.startswith("error: ") for line in printed.splitlines())
     assert odd(printed) == {"\n"}
+
+
+def words_of(rows: list[dict[str, Plain]]) -> set[str]:
+    return {word for row in rows for value in row.values() for word in str(value).split()}
+
+
+@pytest.mark.parametrize("family", ["scores", "isometries", "codecs", "patterns", "datasets"])
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_list_breaks_no_word_and_stays_within_the_width(family: str, width: int) -> None:
+    rows = [
+        {k: ", ".join(v) if isinstance(v, list) else v for k, v in row.items()}
+        for row in list_rows(family, "*")
+    ]
+    text = io.StringIO()
+    print_rows(Console(file=text, width=width, force_terminal=True, color_system=None), rows, prose=True)
+    printed = text.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    shown = {word.rstrip(":") for word in printed.split()}
+    assert {word.rstrip(":") for word in words_of(rows) if word != "None"} <= shown
+
+
+def test_columns_get_the_room_that_makes_the_rows_low() -> None:
+    rows: list[dict[str, Plain]] = [{"name": "a", "text": "word " * 40, "short": "one two"}]
+    text = io.StringIO()
+    print_rows(Console(file=text, width=60, force_terminal=True, color_system=None), rows)
+    assert len(text.getvalue().splitlines()) <= 7  # a head, a line, and 200 letters in 47 columns
+    name: list[dict[str, Plain]] = [{"weights": "y" * 100, "count": 3}]
+    print_rows(Console(file=text, width=60, force_terminal=True, color_system=None), name)
+    assert "".join(text.getvalue().split()).count("y") == 100, "what fits nowhere is folded, not cut"

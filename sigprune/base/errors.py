@@ -28,6 +28,8 @@ from contextlib import contextmanager
 
 from sigprune.base.printing import printable
 
+_SHORTEST = 3
+"""Letters of a beginning of a name; fewer begin too many."""
 _LONGEST = 1000
 """Characters of a message that quotes a file."""
 
@@ -178,21 +180,34 @@ class FindingFailed(SigpruneError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names nearest to a mistyped one, best first (at most ``count``; may be empty)."""
-    lowered = {k.lower(): k for k in known}
-    hits = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.6)
-    return [lowered[h] for h in hits]
+    """The known names nearest to a mistyped or unfinished one, best first (at most ``count``; may be empty).
+
+    Those that go on where the name ends come first, the shortest of them before all others.
+
+    Example:
+        >>> nearest("vit_tiny", ["vit_base_patch16_224", "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"])
+        ['vit_tiny_patch16_224', 'vit_tiny_r_s16_p8_224']
+    """
+    lowered, asked = {k.lower(): k for k in known}, name.lower()
+    begun = [k for k in lowered if len(asked) >= _SHORTEST and k.startswith(asked)]
+    # a whole part of a name before a part of a part: vit_base before vitamin
+    begun.sort(key=lambda k: (k[len(asked) : len(asked) + 1].isalnum(), len(k), k))
+    close = difflib.get_close_matches(asked, lowered, n=count, cutoff=0.6)
+    inside = [k for k in lowered if len(asked) >= _SHORTEST and asked in k] if not begun + close else []
+    found = dict.fromkeys([*begun, *close, *sorted(inside, key=lambda k: (len(k), k))])
+    return [lowered[k] for k in found][:count]
 
 
-def suggestion(name: str, known: Iterable[str], limit: int = 12) -> str:
-    """What to print after an unknown name: the nearest names, else all of a short list."""
+def suggestion(name: str, known: Iterable[str], limit: int = 64) -> str:
+    """What to print after an unknown name: the nearest, else all known ones and how many more there are."""
     known = sorted(known)
     close = nearest(name, known)
     if close:
         return f"did you mean {' or '.join(close)}?"
     if not known:
         return "nothing is known here"
-    return f"known: {', '.join(known[:limit])}" + (", ..." if len(known) > limit else "")
+    more = f" and {len(known) - limit:,} more" if len(known) > limit else ""
+    return f"known: {', '.join(known[:limit])}{more}"
 
 
 def one_line(error: BaseException) -> str:

@@ -58,3 +58,28 @@ def test_unknown_names_are_suggested_or_listed():
     assert issubclass(errors.UnknownName, errors.BadInput)
     with pytest.raises(ValueError, match="nothing is known"):
         raise errors.UnknownName("x", "y", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "nearest"),
+    [
+        ("vit_tiny", ["vit_base_patch16_224", "vit_tiny_r_s16_p8_224", "vit_tiny_patch16_224"],
+         ["vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"]),
+        ("VIT_Tiny", ["vit_tiny_patch16_224"], ["vit_tiny_patch16_224"]),
+        ("vit", ["vitamin", "vit_base_patch16_224"], ["vit_base_patch16_224", "vitamin"]),
+        ("tiny_patch16", ["vit_tiny_patch16_224", "resnet18"], ["vit_tiny_patch16_224"]),
+        ("snpi", ["snip", "random"], ["snip"]),
+        ("sn", ["snip_it", "synflow"], []),
+        ("", ["snip"], []),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_unfinished_or_mistyped_has_neighbours(name, known, nearest):
+    assert errors.nearest(name, known) == nearest
+
+
+def test_a_list_of_valid_names_is_whole_or_says_how_much_it_leaves_out():
+    names = [f"name{i:02}" for i in range(64)]
+    assert errors.suggestion("zzz", names) == f"known: {', '.join(names)}"
+    assert errors.suggestion("zzz", [*names, "other", "others"], limit=65).endswith(
+        ", name63, other and 1 more"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, suggestion
 from sigprune.families.allocations._shared import share
 from sigprune.values.packed import read_manifest
 from sigprune.values.ranking import Ranking
@@ -33,10 +33,10 @@ def allocate(ranking: Ranking, *, checkpoint: str) -> dict[str, int]:
     for name, size in ranking.sizes().items():
         entry = manifest.tensors.get(name)
         if entry is None or entry.kept is None:
-            known = ", ".join(manifest.masked[:4]) + ", ..." * bool(manifest.masked[4:])
+            hint = suggestion(name, manifest.masked, 4) if manifest.masked else "it has none of any weight"
             raise BadInput(
-                f"from_mask: {checkpoint} has no mask of {name}; it has those of {known or 'nothing'}: take "
-                "a checkpoint of the same architecture, or exclude the weight"
+                f"from_mask: {checkpoint} has no mask of {name} ({hint}); "
+                "take a checkpoint of the same architecture, or exclude the weight"
             )
         desire[name] = size * entry.kept / max(entry.total, 1)
     return share(ranking, desire)
