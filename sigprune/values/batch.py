@@ -30,6 +30,17 @@ class Batch:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
+    def part(self, start: int, end: int) -> Batch | None:
+        """Examples ``start`` to ``end`` (excluded); None if an input does not count the examples first."""
+        tensors = [*self.inputs.values(), *(t for t in (self.labels, self.target) if isinstance(t, Tensor))]
+        if any(t.dim() == 0 or len(t) != len(self) for t in tensors):
+            return None
+        return Batch(
+            {name: tensor[start:end] for name, tensor in self.inputs.items()},
+            None if self.labels is None else self.labels[start:end],
+            None if self.target is None else self.target[start:end],
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """The batch on a device; floating-point inputs are cast to ``dtype`` if one is given."""
         moved = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
@@ -71,15 +71,19 @@ def jacobian(
     params: Tensors | None = None,
     dtype: torch.dtype | None = None,
     joint: bool = False,
-    most_gib: float = 4.0,
+    most_gib: float = 1.0,
 ) -> Operator:
     """The Jacobian of one place of a network with respect to another, example by example.
 
     The continuous input is the image, or the embedded tokens of a token model. Examples must not see each
-    other, so BatchNorm must not use batch statistics, unless the batch is taken as one ``joint`` example. Two
-    forward passes; each product with a vector costs one backward pass (``rmatmat``) or one forward-mode pass
-    (``matmat``), and several are batched as far as memory allows. The map is that of the parameters at the
-    time of the call.
+    other, so BatchNorm must not use batch statistics, unless the batch is taken as one ``joint`` example.
+    Each product with a vector costs one backward pass (``rmatmat``) or one forward-mode pass (``matmat``).
+    The map is that of the parameters at the time of the call.
+
+    Memory: the graph of a forward pass, kept as long as the operator, and the products that are batched.
+    Where they would take more than ``most_gib``, examples are taken in parts, and the graph of a part is made
+    again for every call of ``rmatmat``, at the cost of a forward pass. At least one example and one product
+    are taken at a time, whatever the bound.
 
     Args:
         view: the network.
@@ -89,7 +93,8 @@ def jacobian(
         params: parameters to use instead of the module's own (masked ones, say).
         dtype: compute in this dtype; float64 for checks.
         joint: one map of the whole batch, which may couple its examples.
-        most_gib: bound on the memory of products that are batched, in GiB.
+        most_gib: bound on the memory of graphs and batched products, in GiB; vectors that go in and come out
+            are not counted.
 
     Returns:
         Operator with shape (outputs per example, inputs per example); products come in the dtype used.
@@ -123,9 +128,27 @@ def jacobian(
         batch = view.embed(batch)
     if dtype is not None:
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
-    run, point = _path(view, tensors, batch, of, at)
-    most = _expect_one_function(view, run, point, most_gib)
-    return _linearise(run, point, joint, f"{at} to {of}", most)
+    few = None if joint else batch.part(0, 2)
+    pilot = _Part.of(view, tensors, few or batch, of, at, joint=joint)
+    footprint = _expect_one_function(view, pilot)
+    graph = pilot.linearise()
+    _expect_single_maps(graph, f"{at} to {of}", joint=joint)
+    room = most_gib * 2**30 / 2
+    parts = [pilot]
+    if few is not None and len(few) < len(batch):
+        size = max(1, int(room / max(footprint.graph, 1)))
+        parts = [_Part.of(view, tensors, part, of, at, joint=joint) for part in split(batch, size)]
+        graph = parts[0].linearise() if len(parts) == 1 else graph
+    at_once = _products_at_once(footprint.activation * len(parts[0].point), room, graph.output.device)
+    return _operator(parts, graph, at_once)
+
+
+def split(batch: Batch, size: int) -> Iterator[Batch]:
+    """Parts of at most so many examples, of a batch that can be split."""
+    for start in range(0, len(batch), size):
+        part = batch.part(start, start + size)
+        if part is not None:  # always, where it can be split at all
+            yield part
 
 
 def _expect_single_examples(view: View) -> None:
@@ -182,26 +205,105 @@ def _path(view: View, tensors: Tensors, batch: Batch, of: str, at: str) -> tuple
     return from_stage, torch.zeros_like(tap.read(len(batch)))
 
 
-def _expect_one_function(view: View, run: Run, point: Tensor, most_gib: float) -> int:
-    """Run twice under other random numbers; how many products fit into the memory bound.
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """One forward pass, from ``leaf`` to ``output``."""
 
-    A batched product holds a few tensors of the size of the largest activation for each vector.
+    leaf: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True)
+class _Footprint:
+    """Bytes per example: of what a graph holds beside the parameters, and of the largest activation."""
+
+    graph: float
+    activation: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The map at some of the examples.
+
+    Attributes:
+        run: the function, (examples, ...) -> (examples, n).
+        point: where it is differentiated.
+        maps: how many maps there are: one per example, or one of them all.
     """
-    largest = point.numel()
+
+    run: Run
+    point: Tensor
+    maps: int
+
+    @classmethod
+    def of(cls, view: View, tensors: Tensors, batch: Batch, of: str, at: str, *, joint: bool) -> _Part:
+        run, point = _path(view, tensors, batch, of, at)
+        return cls(run, point, 1 if joint else len(point))
+
+    def linearise(self) -> _Graph:
+        """The graph of a forward pass."""
+        leaf = self.point.clone().requires_grad_()
+        with differentiable(), torch.enable_grad():
+            return _Graph(leaf, self.run(leaf.clone()))  # some models change their input in place
+
+    def forward_mode(self, vectors: Tensor) -> Tensor:
+        """(examples, inputs) -> (maps, outputs)."""
+        product: Tensor = torch.func.jvp(self.run, (self.point,), (vectors.reshape(self.point.shape),))[1]
+        return product.detach().reshape(self.maps, -1)
+
+
+@dataclass(eq=False)
+class GraphSize:
+    """What graphs hold for backward passes beside the parameters.
+
+    Attributes:
+        storages: address -> bytes; tensors that share memory count once.
+    """
+
+    storages: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """In total."""
+        return sum(self.storages.values())
+
+
+@contextmanager
+def recording_graph() -> Iterator[GraphSize]:
+    """Record what the graphs that are made inside hold; parameters must not require gradients.
+
+    Such a graph does not notice tensors that are changed in place: take no derivatives of it.
+    """
+    size = GraphSize()
+
+    def hold(tensor: Tensor) -> Tensor:
+        if tensor.requires_grad:
+            storage = tensor.untyped_storage()
+            size.storages[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would be a reference cycle
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor)
+    with torch.enable_grad(), hooks:
+        yield size
+
+
+def _expect_one_function(view: View, part: _Part) -> _Footprint:
+    """Run twice under other random numbers, once recording what a graph would hold."""
+    largest = part.point.nbytes
 
     def look(_module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
         nonlocal largest
         tensor = first_tensor(output)
-        largest = max(largest, 0 if tensor is None else tensor.numel())
+        largest = max(largest, 0 if tensor is None else tensor.nbytes)
 
     handles = [module.register_forward_hook(look) for module in view.module.modules()]
-    devices = [point.device] if point.is_cuda else []
+    devices = [part.point.device] if part.point.is_cuda else []
     outputs = []
     try:
         for seed in (0, 1):
-            with torch.random.fork_rng(devices), torch.no_grad(), differentiable():
+            with torch.random.fork_rng(devices), differentiable(), recording_graph() as graph:
                 torch.manual_seed(seed)
-                outputs.append(run(point.clone()))
+                outputs.append(part.run(part.point.clone().requires_grad_().clone()).detach())
     finally:
         for handle in handles:
             handle.remove()
@@ -211,15 +313,14 @@ def _expect_one_function(view: View, run: Run, point: Tensor, most_gib: float) -
             f"{view.architecture} gives another output each time (dropout or noise that evaluation mode does "
             "not switch off): there is no Jacobian of one function"
         )
-    return max(1, int(most_gib * 2**30 / (4 * largest * point.dtype.itemsize)))
+    return _Footprint(graph.bytes / len(part.point), largest / len(part.point))
 
 
-def _linearise(run: Run, point: Tensor, joint: bool, places: str, most: int) -> Operator:
-    leaf = point.clone().requires_grad_()
-    with differentiable(), torch.enable_grad():
-        output = run(leaf.clone())  # some models change their input in place
-    if len(output) != len(point):
-        raise BadInput(f"expected one output per example, got {len(output)} for {len(point)} examples")
+def _expect_single_maps(graph: _Graph, places: str, *, joint: bool) -> None:
+    """There is a path, and the last example's output depends on that example alone."""
+    leaf, output = graph.leaf, graph.output
+    if len(output) != len(leaf):
+        raise BadInput(f"expected one output per example, got {len(output)} for {len(leaf)} examples")
     if not output.requires_grad:
         raise BadInput(f"there is no differentiable path from {places}: it is the wrong way round, or cut")
     (last,) = torch.autograd.grad(output[-1].sum(), leaf, retain_graph=True, allow_unused=True)
@@ -230,30 +331,57 @@ def _linearise(run: Run, point: Tensor, joint: bool, places: str, most: int) -> 
             "the output of the last example depends on the others (a sequence-first recurrent layer? "
             "then batch_first=True): there is no Jacobian of one example, take joint=True"
         )
-    maps = 1 if joint else len(point)
-    shape = (output.numel() // maps, point.numel() // maps)
 
-    def forward_mode(vectors: Tensor) -> Tensor:
-        product: Tensor = torch.func.jvp(run, (point,), (vectors.reshape(point.shape),))[1]
-        return product.detach().reshape(maps, shape[0])
 
-    def matmat(vectors: Tensor) -> Tensor:
+_CACHE = 2**24
+"""Bytes of an activation from which on batched products on a CPU take longer than one after the other."""
+
+
+def _products_at_once(activation: float, room: float, device: torch.device) -> int:
+    """A batched product holds a few tensors of the size of the largest activation for each vector."""
+    bound = room if device.type != "cpu" else min(room, 4 * _CACHE)
+    return max(1, int(bound / (4 * activation)))
+
+
+def _operator(parts: list[_Part], graph: _Graph, at_once: int) -> Operator:
+    """The map of all parts; ``graph`` is that of a single part, which keeps it, or of a few examples."""
+    maps, output = sum(part.maps for part in parts), graph.output
+    grouped = len(parts[0].point) // parts[0].maps  # examples that are taken as one
+    outputs, inputs = grouped * output[0].numel(), grouped * parts[0].point[0].numel()
+    kept = graph if len(parts) == 1 else None
+
+    def backward(part: _Part, cotangents: Tensor) -> Tensor:
+        one = kept or part.linearise()
+
+        def reverse_mode(vectors: Tensor) -> Tensor:
+            rows = vectors.reshape(one.output.shape)
+            return torch.autograd.grad(one.output, one.leaf, rows, retain_graph=True)[0].reshape(
+                part.maps, inputs
+            )
+
+        def reverse_modes(vectors: Tensor) -> Tensor:
+            many = vectors.reshape(-1, *one.output.shape)
+            (rows,) = torch.autograd.grad(
+                one.output, one.leaf, many, retain_graph=True, is_grads_batched=True
+            )
+            return rows.reshape(-1, part.maps, inputs)
+
+        return _in_parts(reverse_modes, reverse_mode, cotangents, at_once)
+
+    def forward(part: _Part, vectors: Tensor) -> Tensor:
         with differentiable():
-            return _in_parts(torch.func.vmap(forward_mode), forward_mode, vectors, most)
+            return _in_parts(torch.func.vmap(part.forward_mode), part.forward_mode, vectors, at_once)
 
-    def reverse_mode(cotangents: Tensor) -> Tensor:
-        one = cotangents.reshape(output.shape)
-        return torch.autograd.grad(output, leaf, one, retain_graph=True)[0].reshape(maps, shape[1])
+    def over_parts(product: Callable[[_Part, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def of_all(vectors: Tensor) -> Tensor:
+            each = vectors.split([part.maps for part in parts], 1)
+            return torch.cat([product(part, own) for part, own in zip(parts, each, strict=True)], 1)
 
-    def reverse_modes(cotangents: Tensor) -> Tensor:
-        many = cotangents.reshape(-1, *output.shape)
-        (rows,) = torch.autograd.grad(output, leaf, many, retain_graph=True, is_grads_batched=True)
-        return rows.reshape(-1, maps, shape[1])
+        return of_all
 
-    def rmatmat(cotangents: Tensor) -> Tensor:
-        return _in_parts(reverse_modes, reverse_mode, cotangents, most)
-
-    return Operator(shape, maps, matmat, rmatmat, output.dtype, output.device)
+    return Operator(
+        (outputs, inputs), maps, over_parts(forward), over_parts(backward), output.dtype, output.device
+    )
 
 
 def _in_parts(

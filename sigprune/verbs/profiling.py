@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,12 +14,14 @@ from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.gains import Profile, StageGain
-from sigprune.values.operator import differentiable, expect_finite
+from sigprune.values.operator import differentiable, expect_finite, recording_graph, split
 from sigprune.values.taps import Tap, reading_all
 from sigprune.values.view import View, expect_view
 
 
-def profile(view: View, batch: BatchLike, *, probes: int = 8, seed: int = 0) -> Profile:
+def profile(
+    view: View, batch: BatchLike, *, probes: int = 8, seed: int = 0, most_gib: float = 1.0
+) -> Profile:
     """The gain profile, stage by stage: where a signal dies or explodes on its way to the output, or back.
 
     For the output of every stage in ``view.stages()``: the forward gain sqrt(||J||²_F / n) of the Jacobian J
@@ -33,6 +35,8 @@ def profile(view: View, batch: BatchLike, *, probes: int = 8, seed: int = 0) -> 
         probes: random directions per example and side, orthogonal to each other; as many as the input (or
             output) has entries make the gains exact.
         seed: of the directions.
+        most_gib: bound on the memory of graphs, in GiB: where that of the batch would take more, examples are
+            taken in parts, at least one at a time.
 
     Returns:
         Profile in the order in which stages run. Standard errors are those of the probes on these examples
@@ -63,19 +67,105 @@ def profile(view: View, batch: BatchLike, *, probes: int = 8, seed: int = 0) -> 
     if view.embed is not None:
         batch = view.embed(batch)
     with differentiable():
-        looked = _look(view, batch)
-        backward = _backward(looked, probes, seed)
-        forward, reason = _forward(view, batch, looked, probes, seed)
+        done = 0
+        parts: list[_Part] = []
+        for part in _split(view, batch, most_gib):
+            directions = _Directions(len(batch), slice(done, done + len(part)), probes, seed)
+            parts.append(_measured(view, part, directions))
+            done += len(part)
     rows = []
-    for stage, value in looked.stages.items():
-        ahead, back = forward.get(stage, _UNKNOWN), backward.get(stage, _UNKNOWN)
-        activation = float(value.detach().double().square().mean().sqrt())
+    for stage, entries in parts[0].entries.items():
+        ahead = _gain([part.forward.get(stage) for part in parts], parts[0].inputs, entries)
+        back = _gain([part.backward.get(stage) for part in parts], parts[0].outputs, entries)
+        activation = float(torch.cat([part.squares[stage] for part in parts]).mean().sqrt())
         rows.append(StageGain(stage, *ahead, *back, activation))
-    return Profile(tuple(rows), looked.notes | ({"forward": reason} if reason else {}))
+    return Profile(tuple(rows), parts[0].notes)
 
 
 Gain = tuple[float, float]
 _UNKNOWN: Gain = (math.nan, math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What was measured at some of the examples.
+
+    Attributes:
+        entries: stage -> numbers in one example's tensor.
+        squares: stage -> mean square of each example's tensor, (examples,).
+        forward: stage -> ||J v||², (probes, examples); no entry where it is not known.
+        backward: stage -> ||Jᵀ u||², likewise.
+        inputs: numbers in one example's input.
+        outputs: numbers in one example's output.
+        notes: stage -> why it is left out; ``forward`` -> why no forward gain is known.
+    """
+
+    entries: dict[str, int]
+    squares: Tensors
+    forward: Tensors
+    backward: Tensors
+    inputs: int
+    outputs: int
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """Random directions, orthogonal within each example; those of an example do not depend on the parts.
+
+    Attributes:
+        examples: of the whole batch.
+        part: the examples that are looked at.
+        probes: per example.
+        seed: of the draws.
+    """
+
+    examples: int
+    part: slice
+    probes: int
+    seed: int
+
+    def at(self, end: Tensor, side: str) -> list[Tensor]:
+        """Directions of the shape of ``end``, of norm sqrt(numbers per example)."""
+        space = end[0].numel()
+        draws = torch.randn(
+            self.examples,
+            space,
+            min(self.probes, space),
+            generator=generator(self.seed, "profile", side),
+            dtype=torch.float64,
+        )[self.part]
+        directions = torch.linalg.qr(draws).Q.mul_(math.sqrt(space)).permute(2, 0, 1)
+        return [d.reshape(end.shape).to(end.device, end.dtype) for d in directions]
+
+
+def _split(view: View, batch: Batch, most_gib: float) -> Iterator[Batch]:
+    """The batch, or parts of it whose graphs fit into the memory bound."""
+    one = batch.part(0, 1)
+    if one is None or len(batch) == 1:
+        yield batch
+        return
+    with recording_graph() as graph:
+        _look(view, one)
+    yield from split(batch, max(1, int(most_gib * 2**30 / 2 / max(graph.bytes, 1))))
+
+
+def _measured(view: View, batch: Batch, directions: _Directions) -> _Part:
+    looked = _look(view, batch)
+    backward = _backward(looked, directions)
+    forward, inputs, reason = _forward(view, batch, looked, directions)
+    return _Part(
+        {stage: value[0].numel() for stage, value in looked.stages.items()},
+        {
+            stage: value.detach().double().flatten(1).square().mean(1)
+            for stage, value in looked.stages.items()
+        },
+        forward,
+        backward,
+        inputs,
+        looked.output[0].numel(),
+        looked.notes | ({"forward": reason} if reason else {}),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,27 +197,25 @@ def _read(taps: Mapping[str, Tap], examples: int) -> tuple[Tensors, dict[str, st
     return values, notes
 
 
-def _backward(looked: _Looked, probes: int, seed: int) -> dict[str, Gain]:
+def _backward(looked: _Looked, directions: _Directions) -> Tensors:
     """Cotangents of all stages, one backward pass per probe."""
     output, stages = looked.output, {k: t for k, t in looked.stages.items() if t.requires_grad}
     if not output.requires_grad or not stages:
         return {}
     products = []
-    for probe in _probes(output, probes, seed, "output"):
+    for probe in directions.at(output, "output"):
         grads = torch.autograd.grad(
             output, list(stages.values()), probe, retain_graph=True, allow_unused=True
         )
-        products.append(_squares(dict(zip(stages, grads, strict=True))))
-    return _gains(products, stages, output)
+        products.append(_squares(dict(zip(stages, grads, strict=True)), len(output)))
+    return _stacked(products)
 
 
-def _forward(
-    view: View, batch: Batch, looked: _Looked, probes: int, seed: int
-) -> tuple[dict[str, Gain], str]:
-    """Tangents of all stages, one forward-mode pass per probe; or why there are none."""
+def _forward(view: View, batch: Batch, looked: _Looked, directions: _Directions) -> tuple[Tensors, int, str]:
+    """Tangents of all stages, one forward-mode pass per probe; the input's size; or why there are none."""
     name = next((k for k, v in batch.inputs.items() if v.is_floating_point()), None)
     if name is None:
-        return {}, f"{view.architecture} has no continuous input: only backward gains are known"
+        return {}, 0, f"{view.architecture} has no continuous input: only backward gains are known"
     point = batch.inputs[name].detach().contiguous()  # images of one channel may repeat it
 
     def run(x: Tensor) -> Tensors:
@@ -137,37 +225,43 @@ def _forward(
 
     products = []
     try:
-        for probe in _probes(point, probes, seed, "input"):
-            products.append(_squares(torch.func.jvp(run, (point,), (probe,))[1]))
+        for probe in directions.at(point, "input"):
+            products.append(_squares(torch.func.jvp(run, (point,), (probe,))[1], len(batch)))
     except (RuntimeError, NotImplementedError) as error:
         if "forward" not in str(error) and "jvp" not in str(error):
             raise
-        return {}, f"no forward-mode derivative, only backward gains are known: {one_line(error)}"
-    return _gains(products, looked.stages, point), ""
+        return {}, 0, f"no forward-mode derivative, only backward gains are known: {one_line(error)}"
+    return _stacked(products), point[0].numel(), ""
 
 
-def _squares(products: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def _squares(products: Mapping[str, Tensor | None], examples: int) -> Tensors:
     """Squared norms, (examples,) each, on the CPU; no dependence is zero."""
     return {
-        stage: torch.zeros(1, dtype=torch.float64)
+        stage: torch.zeros(examples, dtype=torch.float64)
         if t is None
         else t.detach().double().flatten(1).square().sum(1).cpu()
         for stage, t in products.items()
     }
 
 
-def _gains(products: list[dict[str, Tensor]], stages: Tensors, end: Tensor) -> dict[str, Gain]:
-    """Gain and standard error from ||J v||² of every probe and example; ``end`` is where the probes live."""
-    space = end[0].numel()
-    return {
-        stage: _gain(torch.stack([p[stage] for p in products]), space, min(space, stages[stage][0].numel()))
-        for stage in products[0]
-    }
+def _stacked(products: list[Tensors]) -> Tensors:
+    return {stage: torch.stack([product[stage] for product in products]) for stage in products[0]}
 
 
-def _gain(squares: Tensor, space: int, count: int) -> Gain:
-    """From (probes, examples) squares; orthogonal probes are as draws without replacement."""
+def _gain(parts: list[Tensor | None], space: int, entries: int) -> Gain:
+    """From (probes, examples) squared norms of each part; orthogonal probes are as draws without replacement.
+
+    Args:
+        parts: of the batch; None where nothing is known.
+        space: numbers in one example of the end where the probes live.
+        entries: numbers in one example of the stage.
+    """
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return _UNKNOWN
+    squares = torch.cat(known, 1)
     probes, examples = squares.shape
+    count = min(space, entries)
     gain = math.sqrt(float(squares.mean()) / count)
     if probes == space or gain == 0:
         return gain, 0.0
@@ -175,13 +269,3 @@ def _gain(squares: Tensor, space: int, count: int) -> Gain:
         return gain, math.nan
     variance = float(squares.var(0).sum()) / (probes * examples**2) * (1 - probes / space)
     return gain, math.sqrt(variance) / (2 * gain * count)
-
-
-def _probes(end: Tensor, probes: int, seed: int, side: str) -> list[Tensor]:
-    """Random directions of the shape of ``end``, orthogonal within each example, of norm sqrt(space)."""
-    examples, space = len(end), end[0].numel()
-    draws = torch.randn(
-        examples, space, min(probes, space), generator=generator(seed, "profile", side), dtype=torch.float64
-    )
-    directions = torch.linalg.qr(draws).Q.mul_(math.sqrt(space)).permute(2, 0, 1)
-    return [d.reshape(end.shape).to(end.device, end.dtype) for d in directions]

@@ -7,7 +7,7 @@ import torch
 
 from sigprune.base.errors import BadInput
 from sigprune.base.seeds import generator
-from sigprune.values.operator import jacobian
+from sigprune.values.operator import jacobian, recording_graph
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe
 from tests.networks import labelled, small_views
@@ -57,6 +57,45 @@ def test_finite_differences():
     with torch.no_grad():
         slope = (view.module(inputs + step * v) - view.module(inputs - step * v)) / (2 * step)
     torch.testing.assert_close(operator.matmat(v[None])[0], slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_memory_bound_takes_examples_in_parts_and_changes_nothing(network):
+    """Products and spectra are those of the whole batch, and no two graphs are alive at once."""
+    view = small_views()[network].using("eval")
+    inputs = labelled(view, examples=7)[0][0]
+    whole, parts = jacobian(view, inputs), jacobian(view, inputs, most_gib=1e-9)
+    draw = generator(3, "test", "parts")
+    v = torch.randn(2, 7, whole.shape[1], generator=draw)
+    u = torch.randn(3, 7, whole.shape[0], generator=draw)
+    assert (parts.shape, parts.examples) == (whole.shape, 7)
+    torch.testing.assert_close(parts.matmat(v), whole.matmat(v))
+    torch.testing.assert_close(parts.rmatmat(u), whole.rmatmat(u))
+    with recording_graph() as together:
+        whole.rmatmat(u)
+    assert together.bytes == 0  # kept since the operator was made
+    with recording_graph() as one:
+        parts.rmatmat(u[:, :1].expand(-1, 7, -1))
+    assert one.bytes > 0
+
+
+def test_the_graph_of_a_bounded_operator_is_within_the_bound():
+    """A layer of 4,096 units holds 16 KiB for each example: a bound of 256 KiB takes them in parts."""
+    view = describe(torch.nn.Sequential(torch.nn.Linear(8, 4096), torch.nn.Tanh(), torch.nn.Linear(4096, 2)))
+    inputs = torch.randn(64, 8, generator=generator(4, "test"))
+    alive: list[int] = []
+
+    class Watch(torch.nn.Tanh):
+        def forward(self, x):
+            alive.append(len(x))
+            return super().forward(x)
+
+    view.module[1] = Watch()
+    operator = jacobian(view, inputs, most_gib=256 / 2**20)
+    alive.clear()
+    operator.rmatmat(torch.randn(1, 64, 2))
+    assert sum(alive) == 64
+    assert max(alive) * 4096 * 4 <= 256 * 2**10 / 2
 
 
 def test_given_parameters_are_used():

@@ -206,3 +206,16 @@ def test_bad_input_is_said(linear):
         linear.module[0].weight[0, 0] = math.nan
     with pytest.raises(BadInput, match=r"the parameter 0\.weight holds NaN"):
         profile(linear, torch.zeros(2, 12))
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_memory_bound_takes_examples_in_parts_and_changes_nothing(network):
+    view = small_views()[network].using("eval")
+    examples = inputs(view, 5)
+    whole, parts = profile(view, examples, probes=3), profile(view, examples, probes=3, most_gib=1e-9)
+    assert [row.stage for row in parts.stages] == [row.stage for row in whole.stages]
+    for one, other in zip(parts.stages, whole.stages, strict=True):
+        assert one.forward == pytest.approx(other.forward, rel=1e-5)
+        assert one.forward_error == pytest.approx(other.forward_error, rel=1e-4, abs=1e-9)
+        assert one.backward == pytest.approx(other.backward, rel=1e-5)
+        assert one.activation == pytest.approx(other.activation, rel=1e-5)
