@@ -113,7 +113,7 @@ def spectrum(
     data: Annotated[str, typer.Option(help="data set")] = "digits",
     size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
-    max_memory: Annotated[float | None, typer.Option(help="GiB for batched products (4)")] = None,
+    max_memory: Annotated[float | None, typer.Option(help="GiB for graphs and batched products (1)")] = None,
     pretrained: Weights = None,
     seed: Seed = 0,
     settings: Settings = None,
@@ -132,7 +132,8 @@ def spectrum(
     path, values = compared(compare or f"init.method={init or 'orthogonal,kaiming'}")
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
     bound = [] if max_memory is None else [f"measure.most_gib={max_memory}"]
-    given = [*chosen, f"measure.examples={examples}", *bound, *(settings or ())]
+    asked = [f"measure.examples={examples}", "measure.max_seconds=null"]
+    given = [*chosen, *asked, *bound, *(settings or ())]
     variants = {
         f"after {value}" if path == "init.method" else f"{path}={value}": recipe_for(
             model, own_weights(model, pretrained), seed, [*given, f"{path}={value}"]

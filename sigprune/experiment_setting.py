@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import DataError, one_line
+from sigprune.base.progress import Tell
 from sigprune.base.seeds import generator
 from sigprune.effects.training import Split, TrainPlan, device_of
 from sigprune.families.datasets import Data, datasets
@@ -18,10 +20,12 @@ from sigprune.values.batch import Batch
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
 from sigprune.values.operator import Operator, jacobian
+from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.budgeting import parameters_of, sparsity_for
 from sigprune.verbs.fitting import Batches, Fitted, fit_images
 from sigprune.verbs.init_policy import InitPolicy
+from sigprune.verbs.measuring import Effort, affordable, measure
 from sigprune.verbs.opening import class_args, describe, open_model
 from sigprune.verbs.profiling import profile
 from sigprune.verbs.pruning import Method, rehearse
@@ -74,13 +78,27 @@ class Setting:
         """The view that is measured: batch statistics would couple the examples, fresh ones serve."""
         return self.view.using("fresh") if self.view.batchnorm == "batch" else self.view
 
+    @cached_property
+    def effort(self) -> Effort:
+        """What the recipe's time bound leaves of the measurement that it asks for."""
+        plan = self.recipe.measure
+        wanted = self.examples("measure", plan.examples)
+        return affordable(self.measured_view, wanted, plan.method, seconds=plan.max_seconds)
+
+    def spectrum(self, report: Tell) -> Spectrum:
+        """The singular values of the Jacobian at the measured examples, within the bounds of the recipe."""
+        spectrum = measure(self.operator(), self.effort.method, seed=self.recipe.seed, report=report)
+        return replace(spectrum, method="; ".join(filter(None, (spectrum.method, self.effort.note))))
+
     def operator(self) -> Operator:
         """The Jacobian at the measured examples."""
         return jacobian(self.measured_view, self.measured(), most_gib=self.recipe.measure.most_gib)
 
     def profile(self) -> Profile:
         """The gains of the stages at the measured examples, from a few probes."""
-        return profile(self.measured_view, self.measured(), probes=_PROBES, seed=self.recipe.seed)
+        recipe = self.recipe
+        gib = recipe.measure.most_gib
+        return profile(self.measured_view, self.measured(), probes=_PROBES, seed=recipe.seed, most_gib=gib)
 
     def sparsity(self) -> float:
         """What the recipe says: itself, or as a number of parameters, or as a model that has so many."""
@@ -94,8 +112,8 @@ class Setting:
         return sparsity_for(self.view, int(size or 0))
 
     def measured(self) -> tuple[Tensor, Tensor]:
-        """The examples that the Jacobian is measured at."""
-        return self.examples("measure", self.recipe.measure.examples)
+        """The examples that the Jacobian is measured at: the first of those that the recipe asks for."""
+        return self.examples("measure", self.effort.examples)
 
     def train(self) -> Split:
         """The whole train split."""

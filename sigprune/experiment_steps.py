@@ -28,7 +28,6 @@ from sigprune.verbs.calibrating import calibrate_, scaled_part
 from sigprune.verbs.init_policy import Treatment, treatments
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.isometry import restore_
-from sigprune.verbs.measuring import measure
 from sigprune.verbs.pruning import Pruned, apply_
 from sigprune.verbs.verifying import Evidence, judge, paths_of
 
@@ -112,8 +111,7 @@ class Experiment:
     def look(self, moment: str) -> Spectrum | None:
         """Measure the Jacobian's singular values on a fixed few training examples."""
         with self.step(f"measure {moment}") as tell:
-            operator, method = self.setting.operator(), self.recipe.measure.method
-            spectrum = measure(operator, method, seed=self.recipe.seed, report=tell)
+            spectrum = self.setting.spectrum(tell)
             self.gains = self.setting.profile()
         self.signal.append(facts.of_spectrum(moment, spectrum, self.gains))
         return spectrum

@@ -27,7 +27,6 @@ from sigprune.verbs.calibrating import calibrate_
 from sigprune.verbs.init_policy import treatments
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.layerwise import OperatorOf, layer_isometry
-from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe, library_of, open_model, split_ref
 
 _LARGE = 2 * 10**9
@@ -109,7 +108,7 @@ def _look(title: str, recipe: Recipe, progress: Progress, *, initialise: bool) -
                 examples, target = setting.measured(), init.calibrate
                 calibrate_(setting.measured_view, examples, target=target, seed=seed, report=tell)
     with progress.step(f"measure {title}") as tell:
-        spectrum = measure(setting.operator(), recipe.measure.method, seed=seed, report=tell)
+        spectrum = setting.spectrum(tell)
         gains = setting.profile()
     return cast("Moment", facts.of_spectrum(title, spectrum, gains))
 

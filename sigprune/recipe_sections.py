@@ -124,12 +124,15 @@ class Measure(Section):
     Attributes:
         method: a member of the spectra family; ``auto`` is exact where that is affordable.
         examples: training examples at which it is taken.
-        most_gib: bound on the memory of products that are batched, in GiB.
+        most_gib: bound on the memory of graphs and batched products, in GiB.
+        max_seconds: bound on the time of one measurement, counted from its operations and the same on every
+            machine: examples are left out, then Lanczos steps, until it fits; null: no bound.
     """
 
     method: Annotated[Step, Choose(spectra, "measure.method", "auto")] = Step("auto")
     examples: int = Field(default=8, ge=1, le=MOST)
-    most_gib: float = Field(default=4.0, gt=0)
+    most_gib: float = Field(default=1.0, gt=0)
+    max_seconds: float | None = Field(default=6.0, gt=0)
 
 
 class Bounds(Section):

@@ -463,3 +463,11 @@ def test_a_config_that_makes_another_network_is_found_out(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match=r"outputs of the loaded model differ .* makes another network"):
         run(recipe(), tmp_path / "other")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_costly_measurement_is_taken_at_fewer_examples_and_says_so(tmp_path):
+    report = run(recipe(measure={"max_seconds": 1e-4}, train={"epochs": 0}, baselines=[]), tmp_path / "run")
+    methods = {moment["method"] for moment in report.facts["signal"]}
+    assert len(methods) == 1
+    assert "1 of 8 examples: all would take" in methods.pop()
+    assert "measure.max_seconds=0.0001" in (tmp_path / "run" / "README.md").read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -130,7 +130,7 @@ def jacobian(
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
     few = None if joint else batch.part(0, 2)
     pilot = _Part.of(view, tensors, few or batch, of, at, joint=joint)
-    footprint = _expect_one_function(view, pilot)
+    footprint = _expect_one_function(view, tensors, pilot)
     graph = pilot.linearise()
     _expect_single_maps(graph, f"{at} to {of}", joint=joint)
     room = most_gib * 2**30 / 2
@@ -269,16 +269,17 @@ class GraphSize:
 
 
 @contextmanager
-def recording_graph() -> Iterator[GraphSize]:
-    """Record what the graphs that are made inside hold; parameters must not require gradients.
+def recording_graph(parameters: Iterable[Tensor]) -> Iterator[GraphSize]:
+    """Record what the graphs that are made inside hold beside the parameters.
 
     Such a graph does not notice tensors that are changed in place: take no derivatives of it.
     """
     size = GraphSize()
+    known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
 
     def hold(tensor: Tensor) -> Tensor:
-        if tensor.requires_grad:
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if tensor.requires_grad and storage.data_ptr() not in known:
             size.storages[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # the tensor itself would be a reference cycle
 
@@ -287,7 +288,7 @@ def recording_graph() -> Iterator[GraphSize]:
         yield size
 
 
-def _expect_one_function(view: View, part: _Part) -> _Footprint:
+def _expect_one_function(view: View, tensors: Tensors, part: _Part) -> _Footprint:
     """Run twice under other random numbers, once recording what a graph would hold."""
     largest = part.point.nbytes
 
@@ -301,7 +302,7 @@ def _expect_one_function(view: View, part: _Part) -> _Footprint:
     outputs = []
     try:
         for seed in (0, 1):
-            with torch.random.fork_rng(devices), differentiable(), recording_graph() as graph:
+            with torch.random.fork_rng(devices), differentiable(), recording_graph(tensors.values()) as graph:
                 torch.manual_seed(seed)
                 outputs.append(part.run(part.point.clone().requires_grad_().clone()).detach())
     finally:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sigprune.base.family import Step
 from sigprune.base.progress import Tell, ignore
 from sigprune.base.seeds import generator
 from sigprune.families.spectra import spectra
-from sigprune.values.operator import Operator
+from sigprune.values.batch import BatchLike
+from sigprune.values.operator import Operator, differentiable, recording_graph
 from sigprune.values.spectrum import Spectrum
+from sigprune.values.view import View
 
 
 def measure(
@@ -68,3 +72,86 @@ def _told(operator: Operator, report: Tell) -> Operator:
         return counted
 
     return replace(operator, matmat=counting(operator.matmat), rmatmat=counting(operator.rmatmat))
+
+
+_OPERATIONS, _BYTES = 5e10, 1e9
+"""A second, as it is counted here: floating-point operations, and bytes of activations written and read. Near
+what two cores of a server do; fixed, so that every machine makes the same choice."""
+
+_FORWARD_MODE = 4.0
+"""A forward-mode pass over a backward pass, in time (measured on EfficientNet-Lite0 at 240 px)."""
+
+_PROFILE = 3 + 2 * (1 + _FORWARD_MODE)
+"""What looking at a network costs beside its spectrum, in backward passes: a profile of two probes."""
+
+_FEWEST_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a measurement within a time bound is made of.
+
+    Attributes:
+        examples: at how many it is taken.
+        method: with fewer Lanczos steps where even one example is too dear.
+        note: what was left out and why; empty if nothing was.
+    """
+
+    examples: int
+    method: Step
+    note: str = ""
+
+
+def affordable(view: View, batch: BatchLike, method: Step, *, seconds: float | None) -> Effort:
+    """How much of a measurement fits into a time bound, which is counted, not measured.
+
+    A backward pass counts as its operations (those of a forward pass) / 5e10 + the bytes that its graph holds
+    / 1e9, in seconds. Examples are left out first, then, at a single one, steps of Lanczos' method. At least
+    one example and four steps are left. Cost: one forward pass of one example.
+
+    Args:
+        view: the network.
+        batch: the examples that are wanted.
+        method: a resolved member of the spectra family.
+        seconds: the bound; None: none.
+    """
+    batch = view.read(batch)
+    one = batch.part(0, 1)
+    if seconds is None or one is None:
+        return Effort(len(batch), method)
+    if view.embed is not None:
+        one = view.embed(one)
+    with (
+        differentiable(),
+        recording_graph(view.params().values()) as graph,
+        FlopCounterMode(display=False) as counter,
+    ):
+        inputs = {
+            k: x.detach().requires_grad_() if x.is_floating_point() else x for k, x in one.inputs.items()
+        }
+        output = view.forward(view.params(), replace(one, inputs={k: x.clone() for k, x in inputs.items()}))
+    pass_seconds = counter.get_total_flops() / _OPERATIONS + graph.bytes / _BYTES
+    size = max((x[0].numel() for x in inputs.values() if x.is_floating_point()), default=1)
+    passes = _passes(method, min(output[0].numel(), size))
+    each = pass_seconds * (passes + _PROFILE)
+    if each * len(batch) <= seconds:
+        return Effort(len(batch), method)
+    over = f"all would take {each * len(batch):.3g} nominal seconds, over measure.max_seconds={seconds:g}"
+    count = max(1, int(seconds / each))
+    if count > 1 or each <= seconds or "steps" not in method.options:
+        return Effort(count, method, f"{count} of {len(batch)} examples: {over}")
+    room = max(seconds / pass_seconds - _PROFILE, 0.0) / (1 + _FORWARD_MODE)
+    steps = min(max(_FEWEST_STEPS, int(room)), int(str(method.options["steps"])))
+    fewer = Step(method.name, {**method.options, "steps": steps})
+    return Effort(1, fewer, f"{steps} steps at 1 of {len(batch)} examples: {over}")
+
+
+def _passes(method: Step, values: int) -> float:
+    """Backward passes of a spectrum of so many singular values per example; forward-mode ones count more."""
+    options = {key: value for key, value in method.options.items() if isinstance(value, int | float)}
+    limit = options.get("most_products", math.inf)
+    if method.name == "moments":
+        return min(options.get("probes", values), values)
+    if "steps" not in options or (method.name == "auto" and values <= limit):
+        return values
+    return options["steps"] * options.get("probes", 1) * (1 + _FORWARD_MODE)

@@ -145,7 +145,7 @@ def _split(view: View, batch: Batch, most_gib: float) -> Iterator[Batch]:
     if one is None or len(batch) == 1:
         yield batch
         return
-    with recording_graph() as graph:
+    with recording_graph(view.params().values()) as graph:
         _look(view, one)
     yield from split(batch, max(1, int(most_gib * 2**30 / 2 / max(graph.bytes, 1))))
 
@@ -179,8 +179,10 @@ class _Looked:
 
 def _look(view: View, batch: Batch) -> _Looked:
     leaves = {k: x.detach().requires_grad_() if x.is_floating_point() else x for k, x in batch.inputs.items()}
+    continuous = any(x.is_floating_point() for x in leaves.values())
+    params = view.params() if continuous else {}  # without a gradient of their own the graph holds less
     with torch.enable_grad(), reading_all(view, view.stages()) as taps:
-        output = view.forward({}, replace(batch, inputs={k: x.clone() for k, x in leaves.items()}))
+        output = view.forward(params, replace(batch, inputs={k: x.clone() for k, x in leaves.items()}))
     stages, notes = _read(taps, len(batch))
     unseen = {stage: "it does not run" for stage in view.stages() if stage not in taps}
     return _Looked(output, stages, notes | unseen)
