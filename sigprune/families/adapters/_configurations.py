@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from sigprune.base.errors import BadInput, UnknownName, one_line, suggestion
 from sigprune.base.family import Plain
-from sigprune.families.adapters._sources import folder_of, place_of, plain_name, read_config
+from sigprune.families.adapters._references import check_references, self_contained
+from sigprune.families.adapters._sources import place_of, plain_name, read_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -24,7 +25,13 @@ _ALWAYS = frozenset({"num_labels", "dtype", "attn_implementation"})
 
 
 def configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig, str | None]:
-    """The configuration with the fields that were given, and the task."""
+    """The configuration with the fields that were given, and the task.
+
+    Raises:
+        UnknownName: an unknown model type, field or task.
+        BadInput: a value that the configuration does not take; a file that cannot be read, or that names
+            models, code or weights elsewhere.
+    """
     from transformers import CONFIG_MAPPING
 
     fields = dict(args)
@@ -37,19 +44,27 @@ def configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig
         base = CONFIG_MAPPING[source]() if plain_name(source) else _read(source)
         _check_fields(base, fields)
         if plain_name(source):
-            return type(base)(**fields), task  # fields that are derived from others follow them
-        return _named(type(base).from_dict(_merged(base.to_dict(), fields)), source), task
+            wanted = self_contained({**fields, "model_type": source}, source) | _chosen(fields)
+            del wanted["model_type"]
+            config = type(base)(**wanted)  # fields that are derived from others follow them
+        else:
+            wanted = self_contained(_merged(base.to_dict(), fields), place_of(source)) | _chosen(fields)
+            config = _named(type(base).from_dict(wanted), source)
     except BadInput:
         raise
     except Exception as error:  # strict configurations, connections and files raise errors of three libraries
         raise BadInput(f"{place_of(source)}: transformers cannot read it: {one_line(error)}") from error
+    check_references(config.to_dict() | _chosen(fields), place_of(source))
+    return config, task
 
 
 def _read(source: str) -> PretrainedConfig:
-    from transformers import AutoConfig
+    """From the ``config.json`` alone: transformers' own reading follows what the file names."""
+    from transformers import CONFIG_MAPPING
 
-    _check_type(source)
-    return _named(AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False), source)
+    fields = dict(read_config(source))
+    kind = _known_type(source, fields)
+    return _named(CONFIG_MAPPING[kind].from_dict(self_contained(fields, place_of(source))), source)
 
 
 def _named(config: PretrainedConfig, source: str) -> PretrainedConfig:
@@ -58,14 +73,14 @@ def _named(config: PretrainedConfig, source: str) -> PretrainedConfig:
     return config
 
 
-def _check_type(source: str) -> None:
+def _known_type(source: str, config: Mapping[str, Plain]) -> str:
     """Without a type that it knows, transformers guesses one from the path, or asks whether to run code."""
     from transformers import CONFIG_MAPPING, __version__
 
-    config, place = read_config(source), place_of(source)
+    place = place_of(source)
     kind = config.get("model_type", "timm_wrapper" if "pretrained_cfg" in config else None)
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
-        return
+        return kind
     if "auto_map" in config:
         raise BadInput(
             f"{place}: its model_type {kind!r} is code of the repository's own (auto_map), which sigprune "
@@ -75,6 +90,11 @@ def _check_type(source: str) -> None:
         f"{place}: its config.json names the model_type {kind!r}, which transformers {__version__} does not "
         f"know; {suggestion(str(kind), CONFIG_MAPPING.keys())}"
     )
+
+
+def _chosen(fields: Mapping[str, Plain]) -> dict[str, Plain]:
+    """How attention and experts are computed, which the caller may choose, and a folder may not."""
+    return {key: value for key, value in fields.items() if key.endswith("_implementation")}
 
 
 def _check_fields(config: PretrainedConfig, fields: Mapping[str, Plain]) -> None:
@@ -128,8 +148,8 @@ def _own_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     kind = getattr(transformers, str(name), None)
     if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
         return kind
-    own = " (code of the repository's own, auto_map, is never run)" if "auto_map" in vars(config) else ""
     raise BadInput(
         f"{config.name_or_path or config.model_type}: transformers {transformers.__version__} has no class "
-        f"{name}{own}; set the task to one of {', '.join(TASKS)}"
+        f"{name} (code of the repository's own, auto_map, is never run); set the task to one of "
+        f"{', '.join(TASKS)}"
     )

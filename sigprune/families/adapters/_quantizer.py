@@ -26,13 +26,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from sigprune.base.errors import CheckpointError
 from sigprune.base.family import Plain
 from sigprune.base.tensors import Tensors
+from sigprune.families.adapters._references import check_references
 from sigprune.values.manifest import SCHEMA, Entry
 from sigprune.values.packed import KEY, manifests_in_files
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
     from transformers.core_model_loading import ConversionOps, WeightConverter
 
 _END = r"(?![\w.])"
@@ -91,6 +92,13 @@ def register(unpack: Unpack) -> None:
         def is_serializable(self, *_: bool) -> bool:
             """Likewise."""
             return True
+
+        def update_attn_implementation(self, config: PretrainedConfig) -> PretrainedConfig:
+            """The last moment before the model is built, which must not follow names out of it."""
+            check_references(config.to_dict(), str(config.name_or_path))
+            return config
+
+        update_tp_plan = update_attn_implementation  # older transformers (5.10) has this one only
 
         def _process_model_before_weight_loading(
             self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: object

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line, suggestion
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
-from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
+from sigprune.families.adapters._references import check_timm_args
+from sigprune.families.adapters._shared import first_input, first_tensor, paths_of, ramp, survey
 from sigprune.families.adapters._sources import (
     FOLDER,
     HUB,
@@ -25,6 +27,7 @@ from sigprune.families.adapters._sources import (
 )
 from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
+from sigprune.values.bits import as_integers
 from sigprune.values.view import View, readonly
 
 SHARDED = False
@@ -53,12 +56,14 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
 
     Raises:
         UnknownName: timm has no such architecture.
-        BadInput: timm cannot build it with these arguments, or the repository cannot be read.
+        BadInput: timm cannot build it with these arguments, or the repository cannot be read; an argument is
+            no parameter of the architecture (``pretrained``, ``checkpoint_path``, ...).
     """
     if plain_name(architecture):
         _check(architecture)
+        check_timm_args(architecture, args, f"timm:{architecture}")
         return _create(architecture, architecture, args)
-    return _create(f"{FOLDER}{_known(architecture)}", architecture, args)
+    return _create(f"{FOLDER}{_known(architecture, args)[0]}", architecture, args)
 
 
 def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
@@ -81,22 +86,64 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     if plain_name(source):
         if revision is not None:
             raise BadInput(f"{hub_id!r} is no Hub repository: it has no revision {revision!r}")
-        name, weights = source, weights_of(f"{HUB}{_repository(source)}", None)
+        check_timm_args(source, args, f"timm:{source}")
+        name, classes, weights = source, None, weights_of(f"{HUB}{_repository(source)}", None)
     else:
         source = f"{source}@{revision}" if revision else source
-        folder = _known(source)
+        folder, classes = _known(source, args)
         name, weights = f"{FOLDER}{folder}", weights_of(source, folder)
+    return _loaded(name, source, args, weights, classes)
+
+
+def _loaded(
+    name: str, source: str, args: Mapping[str, Plain], weights: Path, classes: int | None
+) -> nn.Module:
+    """The model with the weights of a file: all of them, except a classifier of another size than theirs.
+
+    timm loads whatever has a fitting name as soon as the numbers of classes differ, so the file is first
+    loaded as the configuration says; what that gave must be in the model that is wanted too.
+
+    Args:
+        name: what timm is asked for.
+        source: what messages call it.
+        args: as for :func:`build`.
+        weights: a safetensors file.
+        classes: how many the weights have, by their configuration; None: timm knows it.
+    """
     own = {key: value for key, value in args.items() if key != "num_classes"}
-    overlay = {"source": "", "file": str(weights)}
+    # the file and no other weights that a configuration names; strictly, unless num_classes is another
+    overlay: dict[str, Plain] = {"source": "", "file": str(weights), "custom_load": False, "state_dict": None}
+    overlay |= {} if classes is None else {"num_classes": classes}
     try:
-        if own != dict(args):  # with another classifier timm takes whatever tensors it finds: look first
-            with global_stream(0, "check", "timm"):
-                _create(name, source, own, pretrained=True, pretrained_cfg_overlay=overlay)
-        return _create(name, source, args, pretrained=True, pretrained_cfg_overlay=overlay)
+        with global_stream(0, "check", "timm"):
+            whole = _create(name, source, own, pretrained=True, pretrained_cfg_overlay=overlay)
+        if classes is not None and vars(whole).get("num_classes", classes) != classes:
+            raise unfit(source, f"expected {classes} classes, got {vars(whole)['num_classes']}")
+        if vars(whole).get("num_classes") == args.get("num_classes", vars(whole).get("num_classes")):
+            return whole
+        model = _create(name, source, args, pretrained=True, pretrained_cfg_overlay=overlay)
     except BadInput as error:
         if isinstance(error.__cause__, RuntimeError) and "state_dict" in str(error.__cause__):
             raise unfit(source, _misfit(error.__cause__)) from error
         raise
+    heads = _heads(model)
+    known = whole.state_dict()
+    for key, tensor in model.state_dict().items():
+        if not _below(key, heads) and (key not in known or not _same(tensor, known[key])):
+            raise unfit(source, f"{key} is not taken over into the model with another classifier")
+    return model
+
+
+def _heads(module: nn.Module) -> tuple[str, ...]:
+    """Paths of what timm replaces where the number of classes changes."""
+    found = cast("Callable[[], nn.Module | Sequence[nn.Module]]", getattr(module, "get_classifier"))()  # noqa: B009
+    modules = [found] if isinstance(found, nn.Module) else list(found or ())
+    return paths_of(module, modules)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Bit by bit: NaN too."""
+    return one.shape == other.shape and torch.equal(as_integers(one), as_integers(other))
 
 
 def _misfit(error: BaseException) -> str:
@@ -117,17 +164,37 @@ def _repository(name: str) -> str:
     return cast(str, cfg.hf_hub_id)
 
 
-def _known(source: str) -> Path:
-    """The folder of a source whose ``config.json`` names an architecture that timm has."""
+def _known(source: str, args: Mapping[str, Plain]) -> tuple[Path, int]:
+    """The folder of a source whose ``config.json`` names an architecture of timm; its number of classes.
+
+    Raises:
+        BadInput: it names no such architecture; its arguments, or the given ones, are not the architecture's.
+    """
     import timm
 
-    name = read_config(source).get("architecture")
+    config = read_config(source)
+    name = config.get("architecture")
     if not isinstance(name, str) or not timm.is_model(name):
         raise BadInput(
             f"{place_of(source)}: its config.json names the architecture {name!r}, which timm "
             f"{timm.__version__} does not know; {suggestion(str(name), timm.list_models())}"
         )
-    return folder_of(source)
+    stored = config.get("model_args") or {}
+    if not isinstance(stored, dict):
+        raise BadInput(f"{place_of(source)}: model_args: expected an object, got {type(stored).__name__}")
+    check_timm_args(name, stored, f"{place_of(source)}: model_args")
+    check_timm_args(name, args, place_of(source))
+    return folder_of(source), _classes(config, stored)
+
+
+def _classes(config: Mapping[str, Plain], stored: Mapping[str, Plain]) -> int:
+    """The number of classes that timm builds a model with, as it reads a ``config.json``: arguments first."""
+    inner = config.get("pretrained_cfg")
+    for fields in (stored, config, inner if isinstance(inner, dict) else {}):
+        number = fields.get("num_classes")
+        if isinstance(number, int) and number >= 0:
+            return number
+    return 1000
 
 
 def _check(name: str) -> None:
@@ -200,7 +267,9 @@ def rebuild(folder: Path) -> nn.Module:
         raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
 
 
-def _create(name: str, source: str, args: Mapping[str, Plain], **more: bool | Mapping[str, str]) -> nn.Module:
+def _create(
+    name: str, source: str, args: Mapping[str, Plain], **more: bool | Mapping[str, Plain]
+) -> nn.Module:
     import timm
 
     try:

@@ -18,11 +18,21 @@ from sigprune.base.errors import BadInput, CheckpointError, one_line
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._configurations import class_for, configured
+from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
+from sigprune.families.adapters._references import foreign_storage
 from sigprune.families.adapters._shared import paths_of, survey
-from sigprune.families.adapters._sources import HUB, folder_of, place_of, plain_name, unfit, weights_of
+from sigprune.families.adapters._sources import (
+    HUB,
+    folder_of,
+    place_of,
+    plain_name,
+    read_config,
+    unfit,
+    weights_of,
+)
 from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.manifest import SCHEMA
@@ -33,6 +43,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SHARDED = True
+_GENERATION, _ADAPTER = "generation_config.json", "adapter_config.json"
+"""Files that ``from_pretrained`` looks for beside the configuration."""
 
 
 def accepts(module: nn.Module) -> bool:
@@ -85,6 +97,8 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
         UnknownName: an unknown field or task.
         BadInput: there are no such weights, or they cannot be fetched.
     """
+    from transformers import PreTrainedModel
+
     if plain_name(hub_id) and "/" not in hub_id:
         raise BadInput(
             f"transformers:{hub_id} is a model type and has no weights; name a checkpoint (user/repo), "
@@ -92,14 +106,18 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
         )
     source = f"{HUB}{hub_id}" if plain_name(hub_id) else hub_id
     source = f"{source}@{revision}" if revision else source
+    _expect_plain_weights(source)
     (own, _), (config, task) = configured(source, {}), configured(source, args)
     _forget_packing(config)  # the weights are the dense ones
     kind, folder = class_for(config, task), folder_of(source)
     weights_of(source, folder, named=vars(own).get("transformers_weights"), sharded=True)
+    file_in(folder, _GENERATION)
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         with _silent():
-            model, told = kind.from_pretrained(folder, config=config, **options)
+            # of the base: classes that override it read more (a pickle of voices), or another model (timm's)
+            load = PreTrainedModel.from_pretrained.__func__
+            model, told = load(kind, folder, config=config, **options)
     except Exception as error:  # file and shape errors of three libraries
         raise BadInput(f"{place_of(source)}: cannot load its weights: {one_line(error)}") from error
     model.config.name_or_path = model.name_or_path = place_of(source)  # not the folder of the cache
@@ -109,6 +127,22 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     )
     _check_loaded(source, model, fresh, other_head)
     return cast(nn.Module, model)
+
+
+def _expect_plain_weights(source: str) -> None:
+    """Make sure that the weights are in the folder, as plain tensors."""
+    config, place = read_config(source), place_of(source)
+    stored = foreign_storage(config, place)
+    if stored is not None:
+        raise BadInput(
+            f"{place}: its weights are stored as {stored}; expected plain tensors: load and save the model "
+            "dense first"
+        )
+    if (folder_of(source) / _ADAPTER).exists():
+        raise BadInput(
+            f"{place}: its {_ADAPTER} names the model that it adapts, which lies elsewhere; merge the "
+            "adapter into the model with peft (merge_and_unload), and save that"
+        )
 
 
 @contextmanager
