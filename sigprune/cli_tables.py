@@ -69,6 +69,10 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
         console.print(f"gates opened at initialisation: {len(facts['model']['gates_opened'])}")
     if facts["isometry"] is not None:
         console.print(_isometry(facts["isometry"]))
+    for row in report.afresh:
+        console.print(
+            f"{row['part']}: {row['tensors']} tensors {row['does']}; {row['reason']}", style="yellow"
+        )
     for finding in report.failed:
         console.print(_warning(finding), style="yellow")
     console.print(_accuracy(report))

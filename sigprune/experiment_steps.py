@@ -18,6 +18,7 @@ from sigprune.effects.determinism import deterministic
 from sigprune.effects.training import evaluate, fit
 from sigprune.experiment_mask import mask_for
 from sigprune.experiment_setting import Setting, open_setting, policy_of
+from sigprune.families.adapters._replaced import replaced_in
 from sigprune.recipe import Recipe
 from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
@@ -90,7 +91,7 @@ class Experiment:
         self.calibrate("after init")
         kept = model.pretrained and init.method is None
         self.told["model"] = facts.of_model(self.view, model.ref, opened, kept=kept)
-        self.told["init"] = facts.of_init(self.view, self.treated)
+        self.told["init"] = facts.of_init(self.view, self.treated, replaced_in(self.view.module))
         redrawn = any(not one.kept for one in self.treated if one.part != "gates")
         if redrawn or opened or init.calibrate:
             self.look("after init")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sigprune import __version__
 from sigprune.base.family import Plain
-from sigprune.effects.report import histogram
+from sigprune.effects.report import AFRESH, histogram
+from sigprune.families.adapters._replaced import Replaced
 from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
@@ -42,16 +43,24 @@ def of_model(view: View, ref: str, opened: tuple[str, ...], *, kept: bool) -> di
     }
 
 
-def of_init(view: View, treated: Sequence[Treatment]) -> list[Plain]:
+def of_init(view: View, treated: Sequence[Treatment], replaced: Replaced | None = None) -> list[Plain]:
     """One row for each part of the network: how many tensors, what was done to them, why.
 
-    What standardised weights are to the function has a row of its own, measured after initialisation.
+    What standardised weights are to the function has a row of its own, measured after initialisation; so do
+    tensors that are not the pretrained weights' own (``replaced``), and that the recipe keeps as they are.
     """
-    rows: list[Plain] = [
-        {"part": one.part, "tensors": len(one.names), "does": one.does, "reason": one.reason}
-        for one in treated
-        if one.names
-    ]
+    kept = {name for one in treated if one.kept for name in one.names}
+    drawn = {name for one in treated if not one.kept for name in one.names}
+    fresh = set(replaced.names) - drawn if replaced else set[str]()
+    rows: list[Plain] = []
+    for one in treated:
+        names = set(one.names) - fresh
+        if names:
+            rows.append({"part": one.part, "tensors": len(names), "does": one.does, "reason": one.reason})
+    if replaced and fresh & kept:
+        heads = {weight.name for weight in view.weights if weight.role == "head"}
+        part = "replaced classifier" if fresh & heads else "not in the weights"
+        rows.append({"part": part, "tensors": len(fresh), "does": AFRESH, "reason": replaced.reason})
     standardised = [weight for weight in view.weights if weight.standardised]
     if standardised:
         params = view.params()

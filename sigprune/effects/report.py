@@ -16,10 +16,13 @@ import numpy.typing as npt
 from sigprune.base.canonical import read_object
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Plain
-from sigprune.effects.schema import FindingFacts, Moment, Number, ReportData
+from sigprune.effects.schema import FindingFacts, Moment, Number, PartFacts, ReportData
 from sigprune.values.gains import Profile, StageGain
 
 SCHEMA = 1
+AFRESH = "drawn afresh"
+"""What was done to a part that the recipe keeps, and that the pretrained weights do not have."""
+
 BINS = 40
 SPAN = 1e-6
 
@@ -101,6 +104,11 @@ class Report:
     def facts(self) -> ReportData:
         """The data, typed."""
         return cast("ReportData", self.data)
+
+    @property
+    def afresh(self) -> list[PartFacts]:
+        """Parts that are not the pretrained weights' own, though the recipe keeps those."""
+        return [row for row in self.facts["init"] if row["does"] == AFRESH]
 
     @property
     def sparsity(self) -> float:

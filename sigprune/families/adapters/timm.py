@@ -14,6 +14,7 @@ from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_lin
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._references import check_timm_args
+from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import first_input, first_tensor, paths_of, ramp, survey
 from sigprune.families.adapters._sources import (
     FOLDER,
@@ -126,11 +127,12 @@ def _loaded(
         if isinstance(error.__cause__, RuntimeError) and "state_dict" in str(error.__cause__):
             raise unfit(source, _misfit(error.__cause__)) from error
         raise
-    heads = _heads(model)
-    known = whole.state_dict()
-    for key, tensor in model.state_dict().items():
+    heads, known, state = _heads(model), whole.state_dict(), model.state_dict()
+    for key, tensor in state.items():
         if not _below(key, heads) and (key not in known or not _same(tensor, known[key])):
             raise unfit(source, f"{key} is not taken over into the model with another classifier")
+    reason = other_classes(int(vars(whole).get("num_classes", 0)), int(str(args["num_classes"])))
+    remember_replaced_(model, (key for key in state if _below(key, heads)), reason)
     return model
 
 

@@ -23,6 +23,7 @@ from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._references import foreign_storage
+from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import (
     HUB,
@@ -126,6 +127,10 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
         task is not None and kind is not class_for(own, None)
     )
     _check_loaded(source, model, fresh, other_head)
+    lacking = f"the pretrained weights are those of {' or '.join(own.architectures or [kind.__name__])}"
+    other_size = config.num_labels != own.num_labels
+    reason = other_classes(own.num_labels, config.num_labels) if other_size else f"{lacking}, without them"
+    remember_replaced_(model, sorted(fresh), reason)
     return cast(nn.Module, model)
 
 
