@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -63,22 +63,46 @@ def as_batch(item: BatchLike, input_name: str) -> Batch:
         input_name: the name that the model gives an unnamed first input.
 
     Raises:
-        DataError: the item is none of these.
+        DataError: the item is none of these, or its labels are no tensor.
 
     Example:
         >>> as_batch((torch.zeros(2, 3), torch.tensor([0, 1])), "x").labels
         tensor([0, 1])
     """
     if isinstance(item, Batch):
-        return item
+        return _checked(item.inputs, item.labels, item)
     if isinstance(item, Tensor):
         return Batch({input_name: item})
     if isinstance(item, Mapping):
         inputs = {k: v for k, v in item.items() if k not in {"label", "labels"}}
-        if inputs and all(isinstance(v, Tensor) for v in inputs.values()):
-            return Batch(inputs, item.get("labels", item.get("label")))
-    elif len(item) == 2 and all(isinstance(v, Tensor) for v in item):
-        return Batch({input_name: item[0]}, item[1])
-    raise DataError(
-        f"a batch is a tensor x, a pair (x, labels), or a mapping of tensors; got {type(item).__name__}"
-    )
+        return _checked(inputs, item.get("labels", item.get("label")))
+    if isinstance(item, list | tuple) and len(item) == 2:
+        return _checked({input_name: item[0]}, item[1])
+    raise DataError(f"{_EXPECTED}; got {_kind(item)}")
+
+
+_EXPECTED = "a batch is a tensor x, a pair (x, labels), or a mapping of tensors"
+
+
+def _checked(inputs: Mapping[str, object], labels: object, item: Batch | None = None) -> Batch:
+    """The batch of these inputs and labels, which must be tensors; ``item`` itself where that is given."""
+    for name, value in inputs.items():
+        if not isinstance(value, Tensor):
+            raise DataError(f"{_EXPECTED}; got {_kind(value)} as {name!r}")
+    if not inputs:
+        raise DataError(f"{_EXPECTED}; got no input")
+    if labels is not None and not isinstance(labels, Tensor):
+        raise DataError(
+            "expected labels as a tensor of integer classes, (examples,) or (examples, tokens), got "
+            f"{_kind(labels)}; leave them out and take an objective that reads none (uniform), or a score "
+            "without one (synflow, magnitude)"
+        )
+    return item or Batch(cast("Mapping[str, Tensor]", inputs), labels)
+
+
+def _kind(value: object) -> str:
+    """The type of a value, and of what a sequence holds."""
+    name = type(value).__name__
+    if isinstance(value, list | tuple) and value:
+        return f"{name} of {type(value[0]).__name__}"
+    return name

@@ -124,8 +124,7 @@ def jacobian(
     if dtype is not None:
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
     expect_finite(tensors)
-    if view.embed is not None:
-        batch = view.embed(batch)
+    batch = view.embedded(tensors, batch)
     if dtype is not None:
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
     few = None if joint else batch.part(0, 2)

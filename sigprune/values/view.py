@@ -86,6 +86,8 @@ class View:
         prunable: names that pruning may touch: weights and, if asked for, biases.
         portable: a context in which every kernel takes every dtype and has every derivative, and no state is
             kept for later calls; forward passes run in it.
+        placeholders: ids that hold places in a text for rows of another tower (images, sounds). Models that
+            are given embeddings find these places by comparing them with those of the ids.
         batchnorm: how BatchNorm behaves in forward passes through the view. ``fresh``: initial statistics
             (mean 0, variance 1), as Lee et al. 2020 score and measure; ``eval``: the stored statistics;
             ``batch``: the statistics of the batch, so that what is measured depends on the batches.
@@ -112,6 +114,7 @@ class View:
     prunable: tuple[str, ...] = ()
     batchnorm: BatchNormMode = "fresh"
     portable: Callable[[], AbstractContextManager[None]] = nullcontext
+    placeholders: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return (
@@ -221,6 +224,21 @@ class View:
         if differentiated:
             graph.expect_nothing_hidden(self.architecture)
         return output
+
+    def embedded(self, params: Mapping[str, Tensor], batch: Batch) -> Batch:
+        """A batch of ids as one of embeddings, looked up in the given parameters; others as they are."""
+        embed = self.embed
+        if embed is None:
+            return batch
+        tensors = {f"module.{name}": t for name, t in {**self._buffers(params, batch), **params}.items()}
+        return cast(Batch, functional_call(Whole(self.module), tensors, (lambda: embed(batch),)))
+
+    def places(self, batch: Batch) -> Tensor | None:
+        """Which ids of a batch hold places, boolean (examples, tokens, 1); None where it has no ids."""
+        ids = batch.inputs.get(self.input_name)
+        if ids is None or ids.is_floating_point():
+            return None
+        return torch.isin(ids, ids.new_tensor(sorted(self.placeholders))).unsqueeze(-1)
 
     def backward_(self, params: Tensors, batch: Batch, aim: Callable[[Tensor], Tensor]) -> Tensor:
         """Add the gradient of ``aim(output)`` to ``.grad`` of those parameters that require one.

@@ -142,7 +142,8 @@ class _Counted:
 def _length(item: BatchLike) -> int:
     if isinstance(item, Batch | Tensor):
         return len(item)
-    first = next(iter(item.values() if isinstance(item, Mapping) else item), None)
+    values = item.values() if isinstance(item, Mapping) else item
+    first = next(iter(values), None) if isinstance(values, Iterable) else None  # the view refuses others
     return len(first) if isinstance(first, Tensor) else 0
 
 

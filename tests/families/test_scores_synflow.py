@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -168,3 +169,86 @@ def test_hidden_units_have_no_numbers(name):
     moved: dict[str, Tensor] = {"0.weight": here["0.weight"][order], "2.weight": here["2.weight"][:, order]}
     for weight, expected in moved.items():
         torch.testing.assert_close(there[weight], expected, rtol=1e-9, atol=1e-15)
+
+
+def mobile(activation: type[nn.Module]) -> View:
+    """A chain of convolutions with a squeezed gate, and weights large enough to reach any bound."""
+    layers = (
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        activation(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        activation(),
+    )
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return describe(seeded(module), example=torch.zeros(1, 3, 8, 8))
+
+
+def test_bounds_of_activations_do_not_stop_the_flow():
+    """ReLU6 and hardtanh pass it on as ReLU does; all weights but the last had none."""
+    expected = flow(mobile(nn.ReLU))
+    for bounded in (nn.ReLU6, nn.Hardtanh):
+        for name, values in flow(mobile(bounded)).items():
+            torch.testing.assert_close(values, expected[name], rtol=1e-12, atol=0)
+
+
+class Squeezed(nn.Module):
+    """A gate over channels."""
+
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.opened = gate
+        self.inner, self.gate, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.inner(x * 1000))
+        return self.head(x * self.opened(self.gate(x)[..., None, None]).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("gate", "slope"),
+    [(nn.functional.hardsigmoid, 6), (torch.sigmoid, 4), (nn.Sigmoid(), 4), (Tensor.sigmoid, 4)],
+)
+def test_saturated_gates_have_the_slope_that_they_start_with(gate, slope):
+    """R = Σ head (x g) with g = 1: ∂R/∂gate = x head slope."""
+    view = describe(seeded(Squeezed(gate)).double(), example=torch.zeros(1, 6))
+    sizes = {n: p.abs() for n, p in view.params().items()}
+    x = sizes["inner.weight"].sum(1) * 1000 + sizes["inner.bias"]
+    assert (
+        float((sizes["gate.weight"] @ x + sizes["gate.bias"]).min()) > 40
+    )  # no float64 sigmoid has a slope there
+    expected = sizes["gate.weight"] * (x * sizes["head.weight"].sum(0) / slope)[:, None] * x
+    torch.testing.assert_close(flow(view)["gate.weight"], expected)
+
+
+class Normed(nn.Module):
+    """The input is normalised first and the output last, as in ModernBERT."""
+
+    def __init__(self, norms: tuple[nn.Module, nn.Module]) -> None:
+        super().__init__()
+        self.first, self.last = norms
+        self.inner, self.outer = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.outer(torch.relu(self.inner(self.first(x)))))
+
+
+NORMS = {
+    "layer": lambda: (nn.LayerNorm(6, bias=False), nn.LayerNorm(6)),
+    "group": lambda: (nn.GroupNorm(2, 6), nn.GroupNorm(3, 6)),
+}
+
+
+@pytest.mark.parametrize("norms", NORMS.values(), ids=NORMS)
+def test_norms_divide_and_subtract_nothing(norms):
+    """An all-ones vector minus its mean is zero, and the sum of a normalised vector is a constant."""
+    view = describe(seeded(Normed(norms())).double(), example=torch.zeros(1, 6))
+    sizes = {n: p.abs() for n, p in view.params().items()}
+    first = sizes["first.weight"] + sizes.get("first.bias", 0)
+    hidden = sizes["inner.weight"] @ first + sizes["inner.bias"]
+    out = sizes["outer.weight"] @ hidden + sizes["outer.bias"]
+    groups = out.reshape(3, 2) if norms is NORMS["group"] else out.reshape(1, 6)
+    spread = groups.square().mean(1, keepdim=True).sqrt().expand(groups.shape).reshape(6)
+    expected = sizes["outer.weight"] * (sizes["last.weight"] / spread)[:, None] * hidden
+    torch.testing.assert_close(flow(view)["outer.weight"], expected, rtol=1e-4, atol=0)
+    assert all(bool((values > 0).all()) for values in flow(view).values())

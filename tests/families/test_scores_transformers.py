@@ -17,11 +17,14 @@ from transformers import (
 )
 
 from sigprune import describe, jacobian, profile
+from sigprune.base.family import Step
 from sigprune.base.tensors import digest
 from sigprune.families.scores import scores
 from sigprune.values.mask import Mask
 from sigprune.verbs.scoring import Scorer
 from tests.networks import seeded
+from tests.shrinking import shrunk
+from tests.test_shrinking import VERSION
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's own deprecations
 
@@ -72,3 +75,29 @@ def test_caches_and_grouped_experts_stop_no_jacobian(make: Callable[[], nn.Modul
     assert abs(float(ahead)) > 1e-3
     torch.testing.assert_close(ahead, back, rtol=1e-4, atol=1e-4)
     assert "forward" not in profile(view, TEXTS, probes=1).notes
+
+
+NEWEST = pytest.mark.skipif(VERSION < (5, 23), reason="the small models are of transformers 5.23")
+
+
+@NEWEST
+@pytest.mark.parametrize("model_type", ["llava", "gemma3", "qwen3_vl"])
+def test_places_of_images_are_found_whatever_the_text_is_replaced_by(model_type):
+    """synflow puts ones in the place of embeddings, ntk_sap noise; the rows of images reach the output."""
+    view = describe(seeded(shrunk(model_type)))
+    assert bool(view.places(view.example).any())
+    for name, step in (("synflow", "synflow"), ("ntk_sap", Step("ntk_sap", {"examples": 2}))):
+        mask = Mask.dense(view.prunable_shapes())
+        found = Scorer.of(view, step, "labels", 0)(mask, None, "0")
+        seen = [n for n, values in found.items() if "vis" in n and bool(values.any())]
+        assert len(seen) > 3, name
+    operator = jacobian(view, view.example, dtype=torch.float64)
+    assert operator.dtype is torch.float64
+
+
+@NEWEST
+def test_a_normalised_embedding_carries_the_flow():
+    """ModernBERT normalises an all-ones embedding before anything else, and its output last."""
+    view = describe(shrunk("modernbert"))
+    found = Scorer.of(view, "synflow", "labels", 0)(Mask.dense(view.prunable_shapes()), None, "0")
+    assert all(float(values.max()) > 1e-6 for values in found.values())

@@ -55,6 +55,12 @@ TOWERS = (
 )  # fmt: skip
 
 
+def placeholders(tree: Mapping[str, object]) -> frozenset[int]:
+    """The ids in a text whose rows come from another tower, of a configuration as nested mappings."""
+    fields = {*(name for tower in TOWERS for name in tower.tokens), "video_token_id", "video_token_index"}
+    return frozenset(number for name in fields if type(number := tree.get(name)) is int)
+
+
 def with_towers(facts: Facts, made: Made) -> dict[str, Tensor]:
     """A text with an image or sound in the middle, for each tower that the model has; runs these towers once.
 

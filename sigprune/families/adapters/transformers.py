@@ -22,6 +22,7 @@ from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
+from sigprune.families.adapters._placeholders import placeholders
 from sigprune.families.adapters._references import foreign_storage
 from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import paths_of, survey
@@ -196,6 +197,7 @@ def describe(module: nn.Module) -> View:
         embed=_embedder(model),
         prunable=found.prunable,
         portable=portable(model),
+        placeholders=placeholders(model.config.to_dict()),
     )
     with view.probing(), torch.no_grad(), global_stream(0, "example"):
         example = example_of(model)

@@ -47,7 +47,7 @@ def score(problem: Problem, *, epsilon: Positive = 0.01, batches: Count = 1, exa
     with view.probing():
         for _ in range(batches):
             moved = leaves | {name: _moved(problem, leaves[name], name, epsilon) for name in names}
-            noise = cast(_noise(problem, examples), dtype)
+            noise = cast(_noise(problem, leaves, examples), dtype)
             gap = view.forward(leaves, noise) - view.forward(moved, noise)
             both = [params[name] for params in (leaves, moved) for name in names]
             if not gap.requires_grad:  # no prunable weight reaches the output
@@ -67,10 +67,10 @@ def _moved(problem: Problem, leaf: Tensor, name: str, epsilon: float) -> Tensor:
     return step.to(leaf.device, leaf.dtype).add_(leaf.detach()).requires_grad_()
 
 
-def _noise(problem: Problem, examples: int) -> Batch:
+def _noise(problem: Problem, leaves: Tensors, examples: int) -> Batch:
     view = problem.view
     with torch.no_grad():
-        example = view.example if view.embed is None else view.embed(view.example)
+        example, places = view.embedded(leaves, view.example), view.places(view.example)
     main = next((name for name, value in example.inputs.items() if value.is_floating_point()), None)
     if main is None:
         raise BadInput(
@@ -80,4 +80,7 @@ def _noise(problem: Problem, examples: int) -> Batch:
     count = examples if all(len(value) == 1 for value in example.inputs.values()) else 1
     inputs = {k: v.repeat(count, *[1] * (v.dim() - 1)) for k, v in example.inputs.items()}
     draws = torch.randn(inputs[main].shape, generator=problem.generator)
-    return replace(example, inputs={**inputs, main: draws.to(inputs[main].device, inputs[main].dtype)})
+    draws = draws.to(inputs[main].device, inputs[main].dtype)
+    if places is not None and main not in view.example.inputs:  # models look for the rows of these ids
+        draws = torch.where(places.repeat(count, 1, 1), inputs[main], draws)
+    return replace(example, inputs={**inputs, main: draws})

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
+from sigprune.families.scores._flow import Linearised
 from sigprune.families.scores._shared import sensitivity, taken
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
@@ -24,7 +25,9 @@ REMOVED: Literal["stay"] = "stay"
 def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
     """One forward and one backward pass with the view's example, in float64 (deep networks overflow float32).
 
-    Needs about three float64 copies of the weights. Token models get an all-ones embedding. BatchNorm with
+    Needs about three float64 copies of the weights. Token models get an all-ones embedding, except at the
+    places of images and sounds, which the rows of their towers take. Bounds of activations (ReLU6) and means
+    that layer and group norms subtract are left out: the theory of the flow has neither. BatchNorm with
     stored statistics is the scale |γ|/σ and the shift |β| + |γμ|/σ: like all else, the mean counts as
     absolute (the authors' code subtracts |μ|, which can stop the flow). Statistics of an all-ones batch say
     nothing: where the view asks for those of the batch, fresh ones serve.
@@ -47,7 +50,8 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
     leaves = {name: value.detach() for name, value in sizes.items()}
     for name in problem.mask.keep:
         leaves[name].requires_grad_()
-    view.backward_(leaves | _shifts(view), _ones(view), torch.sum)
+    with Linearised():
+        view.backward_(leaves | _shifts(view), _ones(view, sizes), torch.sum)
     return sensitivity(taken(problem, leaves), leaves)
 
 
@@ -71,18 +75,17 @@ def _absolute(problem: Problem, damping: float) -> Tensors:
     return sizes
 
 
-def _ones(view: View) -> Batch:
-    """The view's example with ones for what is continuous."""
-    batch = view.example
-    if view.embed is not None:
-        with torch.no_grad():
-            batch = view.embed(batch)
-    ones = {
-        k: torch.ones_like(v, dtype=torch.float64) if v.is_floating_point() else v
-        for k, v in batch.inputs.items()
-    }
-    flow: Batch = replace(batch, inputs=ones)
-    return flow.to(next(view.module.parameters()).device)
+def _ones(view: View, sizes: Tensors) -> Batch:
+    """The view's example with ones for what is continuous; places in a text stay as they are."""
+    with torch.no_grad():
+        batch, places = view.embedded(sizes, view.example), view.places(view.example)
+    inputs = dict(batch.inputs)
+    for name, value in inputs.items():
+        if value.is_floating_point():
+            ones = torch.ones_like(value, dtype=torch.float64)
+            text = None if name in view.example.inputs else places
+            inputs[name] = ones if text is None else torch.where(text, value, ones)
+    return replace(batch, inputs=inputs).to(next(view.module.parameters()).device)
 
 
 def _shifts(view: View) -> Tensors:
