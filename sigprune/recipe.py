@@ -230,7 +230,7 @@ def load_recipe(ref: str | Path, settings: Sequence[str] = ()) -> Recipe:
     file = find(ref)
     if file in shipped().values():
         return recipe
-    return recipe._from(Origin(file, frozenset(keys_of(setting) for setting in settings)))
+    return recipe._from(Origin.of_file(file, frozenset(map(keys_of, settings))))
 
 
 def _value(data: Mapping[str, object], section: str, key: str) -> object:

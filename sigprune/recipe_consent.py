@@ -165,10 +165,19 @@ def _leads_outside(text: str, origin: Origin) -> bool:
 
 
 def _without_library(ref: str) -> str:
-    """A model reference without ``timm:``, ``local-dir:`` and their like in front."""
-    library, colon, rest = ref.partition(":")
-    known = colon and library in {*adapters.names(), "hf-hub", "local-dir"} - {"torch"}
-    return _without_library(rest) if known else ref
+    """The part of a model reference that names a place; empty if it names an architecture of a library.
+
+    As ``split_ref`` and the adapters read it: ``timm:resnet18`` is an architecture, ``timm:./folder``,
+    ``local-dir:folder`` and ``timm:local-dir:folder`` are places; what ``torch:`` names is code.
+    """
+    libraries = set(adapters.names()) - {"torch"}
+    while True:
+        library, colon, rest = ref.partition(":")
+        if not colon or library not in libraries | {"hf-hub", "local-dir"}:
+            return ref
+        if library in libraries and not {"/", ":"} & set(rest):
+            return ""
+        ref = rest
 
 
 def _sending(recipe: Recipe) -> Iterator[Permission]:

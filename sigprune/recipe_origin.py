@@ -16,23 +16,25 @@ class Origin:
 
     Attributes:
         file: the file that they were read from; None: the caller's own, made in Python or typed.
+        folder: the file's own folder, resolved when it was read.
         typed: paths of the values, or whole sections, that the caller gave beside the file (``--set``).
         consented: the caller has consented to everything that the file asks for.
     """
 
     file: Path | None = None
+    folder: Path | None = None
     typed: frozenset[Keys] = field(default_factory=frozenset)
     consented: bool = False
+
+    @classmethod
+    def of_file(cls, file: Path, typed: frozenset[Keys]) -> Origin:
+        """Of what was just read from a file, which may itself be a link that leads elsewhere."""
+        return cls(file, file.absolute().parent.resolve(), typed)
 
     def is_own_word(self, path: Sequence[str]) -> bool:
         """Whether the caller answers for the value at a path."""
         above = (tuple(path[:end]) for end in range(1, len(path) + 1))
         return self.file is None or self.consented or any(keys in self.typed for keys in above)
-
-    @property
-    def folder(self) -> Path | None:
-        """The file's own folder, resolved; the file itself may be a link that leads elsewhere."""
-        return None if self.file is None else self.file.absolute().parent.resolve()
 
     def consent(self) -> Origin:
         """The same, with the caller's consent."""

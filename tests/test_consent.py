@@ -127,6 +127,9 @@ MODEL = "model: {ref: 'timm:test_resnet'}\n"
             [f"push.repo {SENDS}", "push.private is True", "push.revision is main"],
         ),
         (MODEL + "push: {revision: main}", []),
+        ("model: {ref: 'timm:local-dir:mine'}", ["model.ref reads timm:local-dir:mine"]),
+        ("model: {ref: 'timm:mine'}\nprune: {parameters: 'transformers:user'}", []),
+        (f"model: {{ref: '{'timm:' * 800}/etc'}}", [f"model.ref reads {'timm:' * 800}"[:200] + "..."]),
         ("model: {ref: a/b}", []),
         ("model: {ref: 'a/b@main', pretrained: true}", []),
         ("model: {ref: 'hf-hub:a/b', args: {drop_rate: 0.1, act_layer: gelu, x: ''}}", []),
@@ -188,6 +191,18 @@ def test_the_own_folder_is_not_where_a_link_to_the_file_leads(place: Path) -> No
     (place / "theirs" / "recipe.yaml").symlink_to(place / "recipe.yaml")
     assert permissions(load_recipe(place / "recipe.yaml")) == ()
     assert [str(one) for one in permissions(load_recipe("theirs"))] == ["model.ref reads mine"]
+
+
+def test_the_own_folder_stays_when_the_working_folder_changes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place, "model: {ref: ./inside}")
+    recipe = load_recipe("theirs")
+    monkeypatch.chdir(place / "theirs")
+    assert permissions(recipe) == (), "theirs/inside"
+    (place / "mine" / "inside").mkdir()
+    monkeypatch.chdir(place / "mine")
+    assert [str(one) for one in permissions(recipe)] == ["model.ref reads ./inside"]
 
 
 def test_the_line_is_one_and_readable_whatever_the_recipe_says(place: Path) -> None:

@@ -135,6 +135,12 @@ part = functools.partial(bare, out_features=4)
 part_of_system = functools.partial(os.system, "touch " + str(TRACE))
 part_of_class = functools.partial(Own, out_features=5)
 layer = nn.Linear(2, 3)
+
+
+def __getattr__(name):
+    if name == "Lazy":
+        raise ImportError("no such library")
+    raise AttributeError(name)
 """
 
 
@@ -209,6 +215,13 @@ def test_the_standard_library_is_not_even_imported(ref: str) -> None:
 )
 def test_what_may_make_a_module_is_called(package: str, name: str) -> None:
     assert open_model(f"torch:{package}.{name}").in_features == 2
+
+
+def test_what_cannot_be_imported_when_asked_for_is_one_line(package: str) -> None:
+    with pytest.raises(BadInput, match=r"under_test\.Lazy: Lazy cannot be had: no such library$"):
+        open_model(f"torch:{package}.Lazy")
+    with pytest.raises(BadInput, match=r"unknown name in factories_under_test 'bear'; did you mean bare"):
+        open_model(f"torch:{package}.bear")
 
 
 def test_what_made_none_is_refused_afterwards(package: str) -> None:

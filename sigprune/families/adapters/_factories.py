@@ -47,6 +47,8 @@ def factory(path: str) -> Callable[..., object]:
         except AttributeError as error:
             unknown = UnknownName(f"name in {module_path}", attribute, dir(target))
             raise BadInput(f"torch:{path}: {unknown}") from error
+        except Exception as error:  # modules that import their parts when asked raise whatever those raise
+            raise BadInput(f"torch:{path}: {attribute} cannot be had: {one_line(error)}") from error
     got = _objection(target)
     if got is not None:
         raise _refusal(path, got)
