@@ -19,7 +19,7 @@ from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.streaming import dense_checkpoint
 
 METHODS = {
-    "magnitude": (0.9, Method("magnitude")),
+    "magnitude": (0.9, Method("magnitude", "pooled")),
     "random": (0.9, Method("random")),
     "magnitude, per row": (0.9, Method("magnitude", "uniform", "per_row")),
     "magnitude, 2:4": (0.5, Method("magnitude", "uniform", "n_m")),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sigprune.recipe import Recipe
 
 _BY_SHARD = re.compile(
-    r"(prune\.(sparsity|include|exclude)|(prune\.(score|allocation|pattern)|save\.codec)(\.\w+)?)="
+    r"(prune\.(sparsity|include|exclude|heads)|(prune\.(score|allocation|pattern)|save\.codec)(\.\w+)?)="
 )
 """What pruning by files can take of a recipe."""
 
@@ -49,7 +49,9 @@ def prune(
         str | None,
         typer.Option(help="initialiser; none keeps values but opens closed gates (orthogonal)"),
     ] = None,
-    allocation: Annotated[str | None, typer.Option(help="how much each weight keeps (pooled)")] = None,
+    allocation: Annotated[
+        str | None, typer.Option(help="how much each weight keeps (what fits the score)")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="rounds of pruning (the score's own)")] = None,
     isometry: Annotated[str | None, typer.Option(help="what restores isometry, or none (lbfgs)")] = None,
     data: Annotated[str | None, typer.Option(help="data set (digits)")] = None,
@@ -150,7 +152,7 @@ def _by_shard(
     if unused := ", ".join(word for word in words if not _BY_SHARD.match(word)):
         raise BadInput(
             f"--by-shard prunes files and runs no network: leave out {unused} (it takes sparsity, score, "
-            "allocation, prune.pattern, prune.include, prune.exclude and save.codec)"
+            "allocation, prune.pattern, prune.include, prune.exclude, prune.heads and save.codec)"
         )
     recipe = recipe_for(model, True, seed, ["prune.score=magnitude", *words])
     folder = out or Path("runs") / f"{model.rstrip('/').rpartition('/')[2]}-by-shard"
@@ -161,7 +163,7 @@ def _by_shard(
             sparsity=recipe.prune.sparsity or 0.0,
             method=Method(recipe.prune.score, recipe.prune.allocation, recipe.prune.pattern),
             codec=recipe.save.codec,
-            include=recipe.prune.include,
+            include=recipe.prune.include + (("head",) if recipe.prune.heads == "prune" else ()),
             exclude=recipe.prune.exclude,
             seed=seed,
             report=tell,

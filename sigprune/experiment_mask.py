@@ -25,6 +25,14 @@ def mask_for(setting: Setting, tell: Tell, change: Change | None = None) -> Prun
     batches = setting.scoring()
     given = batches if change is None else change(batches)
     if setting.mask is not None:
-        parts = {"score": method.score, "pattern": method.pattern, "objective": method.objective}
-        return Pruned(transfer(view, setting.mask, **parts, batches=given, seed=seed), ())
+        mask = transfer(
+            view,
+            setting.mask,
+            score=method.score,
+            pattern=method.pattern,
+            objective=method.objective,
+            batches=given,
+            seed=seed,
+        )
+        return Pruned(mask, ())
     return choose_mask(view, setting.sparsity(), method, given, seed=seed, report=tell)

@@ -173,13 +173,19 @@ def open_setting(recipe: Recipe) -> Setting:
     view = describe(module.to(device), batchnorm=model.batchnorm)
     if view.library == "torch":
         view = replace(view, example=_example(view, data.train[0][:1], recipe.data.size))
-    view = view.select(include=plan.include, exclude=plan.exclude, biases=plan.biases)
+    view = selected(view, recipe)
     scored = data if plan.data is None else datasets.choose(plan.data).member.load(**plan.data.options)
     setting = Setting(recipe, view, data, scored, None if plan.mask is None else load_mask(plan.mask))
     if setting.mask is None:
         rehearse(view, setting.sparsity(), method_of(recipe))
     _check(setting)
     return setting
+
+
+def selected(view: View, recipe: Recipe) -> View:
+    """The view with the prunable weights that the recipe names."""
+    plan, heads = recipe.prune, recipe.prune.heads or "prune"
+    return view.select(include=plan.include, exclude=plan.exclude, biases=plan.biases, heads=heads)
 
 
 def _example(view: View, image: Tensor, size: int | None) -> Batch:

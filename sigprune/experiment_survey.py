@@ -17,7 +17,7 @@ from sigprune.base.family import Plain
 from sigprune.base.progress import Progress
 from sigprune.effects import facts
 from sigprune.effects.schema import Moment
-from sigprune.experiment_setting import open_setting, policy_of
+from sigprune.experiment_setting import open_setting, policy_of, selected
 from sigprune.recipe import Recipe
 from sigprune.recipe_consent import expect_consent
 from sigprune.values.batch import Batch
@@ -49,9 +49,7 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
     expect_consent(recipe)
     with progress.step("open"):
         module = _to_look_at(recipe)
-    view = describe(module).select(
-        include=recipe.prune.include, exclude=recipe.prune.exclude, biases=recipe.prune.biases
-    )
+    view = selected(describe(module), recipe)
     total = sum(p.numel() for p in module.parameters())
     skipped: defaultdict[str, list[Plain]] = defaultdict(list)
     for name, reason in view.skipped.items():

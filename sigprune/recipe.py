@@ -19,6 +19,7 @@ from pydantic import Field, PrivateAttr, Strict, ValidationError, field_validato
 from sigprune.base.errors import RecipeError, UnknownName
 from sigprune.base.family import Plain, Step
 from sigprune.families.isometries import isometries
+from sigprune.families.scores import own_composition, scores
 from sigprune.recipe_messages import explain
 from sigprune.recipe_origin import Origin
 from sigprune.recipe_prune import Prune
@@ -113,7 +114,8 @@ class Recipe(Section):
         filled = {
             k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in data.items()
         }
-        if _value(data, "model", "pretrained") is True:
+        pretrained = _value(data, "model", "pretrained") is True
+        if pretrained:
             filled.setdefault("isometry", None)
             filled["init"] = _with(filled.get("init", {}), "method", None)
             filled["model"] = _with(filled["model"], "batchnorm", "eval")
@@ -123,6 +125,9 @@ class Recipe(Section):
             rest = {key: value for key, value in prune.items() if key != "batch_size"}
             # what is no size is an error of data.batch_size, and not of prune.batch_size too
             filled["prune"] = {**rest, "batch_size": size} if _is_count(size) else rest
+        if isinstance(filled.get("prune"), Mapping):
+            kept = pretrained and _value(filled, "init", "method") is None
+            filled["prune"] = _composed(filled["prune"], "pretrained" if kept else "fresh")
         return filled
 
     @field_validator("verify", mode="before")
@@ -246,6 +251,23 @@ def _is_count(value: object) -> bool:
 
 def _with(section: object, key: str, default: object) -> object:
     return {key: default, **section} if isinstance(section, Mapping) else section
+
+
+def _composed(prune: Mapping[str, object], origin: str) -> dict[str, object]:
+    """The section with the allocation, the pattern and the treatment of heads that fit score and weights."""
+    filled, score = dict(prune), prune.get("score") or "snip"
+    name = score.get("name", "snip") if isinstance(score, Mapping) else score
+    if isinstance(name, str) and name in scores.names():
+        steps = own_composition(scores.read(name).facts, origin)
+        for key, step in zip(("allocation", "pattern"), steps, strict=True):
+            value = prune.get(key)
+            if value is None:
+                filled[key] = step.name
+            elif isinstance(value, Mapping):
+                filled[key] = {"name": step.name, **value}
+    if origin == "pretrained" and prune.get("heads") is None and prune.get("mask") is None:
+        filled["heads"] = "dense"
+    return filled
 
 
 def _plain_bound(bound: Bound) -> dict[str, Plain]:

@@ -8,8 +8,10 @@ from typing import Annotated, Literal, cast
 from pydantic import (
     BeforeValidator,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -46,8 +48,10 @@ class Prune(Section):
         score: ranks the entries, higher = keep.
         objective: the scalar that a data-driven score differentiates.
         allocation: how many entries each weight keeps; ``floor`` (of most members) is the least density of a
-            weight, ``from_mask`` takes the densities of a ``checkpoint`` folder.
-        pattern: where the kept entries of a weight may sit. ``n_m`` fixes every density: it needs the
+            weight, ``from_mask`` takes the densities of a ``checkpoint`` folder; null: what fits the score
+            (``pooled``; ``uniform`` for ``wanda``, and for ``magnitude`` of pretrained weights).
+        pattern: where the kept entries of a weight may sit; null: what fits the score (``unstructured``;
+            ``per_row`` for ``wanda``). ``n_m`` fixes every density: it needs the
             allocation ``uniform``, the schedule ``oneshot`` and just the sparsity that it has. ``block`` and
             ``channel`` keep whole units, fewer entries than asked for by less than one unit; ``channel``
             needs ``exclude: [head]``.
@@ -55,9 +59,12 @@ class Prune(Section):
         batches: batches of the training split to score with, or ``all``.
         batch_size: examples per such batch; null: ``data.batch_size``.
         balanced: score with as many examples of each class as there are (GraSP's choice).
-        include: shell patterns of names, roles or stages of the weights to prune; embeddings only if named.
+        include: shell patterns of names, roles or stages of the weights to prune; embeddings (and heads that
+            stay dense) only if named.
         exclude: the same of weights that stay dense; ``first`` is the first one that is no embedding.
         biases: prune the biases of those weights too.
+        heads: ``dense`` leaves classifiers alone (the default if pretrained weights are kept, unless ``mask``
+            is given), ``prune`` treats them as all others; null, and then not written out: ``prune``.
     """
 
     sparsity: float | None = Field(default=cast(float, None))
@@ -75,6 +82,13 @@ class Prune(Section):
     include: Names = ("*",)
     exclude: Names = ()
     biases: bool = False
+    heads: Literal["dense", "prune"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_null_heads(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """What only pretrained networks have says nothing of others, and leaves their digests alone."""
+        plain: dict[str, object] = write(self)
+        return {key: value for key, value in plain.items() if key != "heads" or value is not None}
 
     @model_validator(mode="before")
     @classmethod

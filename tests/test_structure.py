@@ -16,9 +16,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experiment", "cli"]
 VALUES = [
-    "bits", "layout", "convolution", "weight", "batch", "recomputation", "view", "mask", "taps", "paths",
-    "operator", "convolution_operator", "spectrum", "gains", "slot", "ranking", "composition", "problem",
-    "orthogonality", "finding", "manifest", "packed",
+    "bits", "layout", "convolution", "weight", "batch", "origin", "recomputation", "view", "mask", "taps",
+    "paths", "operator", "convolution_operator", "spectrum", "gains", "slot", "ranking", "composition",
+    "problem", "orthogonality", "finding", "manifest", "packed",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],

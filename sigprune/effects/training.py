@@ -24,6 +24,7 @@ from sigprune.effects.determinism import deterministic
 from sigprune.effects.evaluation import Split, class_count, evaluate, logits
 from sigprune.effects.plan import Device, Precision, TrainPlan
 from sigprune.values.mask import Mask
+from sigprune.values.origin import remember_origin_
 from sigprune.values.view import View
 from sigprune.verbs.holding import hold
 
@@ -91,6 +92,8 @@ def fit(
                 with nullcontext() if mask is None else hold(view, mask, optimizer):
                     rows = [_epoch(loop, number, seed, test) for number in range(plan.epochs)]
             _expect_finite(module, plan.epochs)
+            if rows:
+                remember_origin_(module, "pretrained")
             return rows
         finally:
             module.zero_grad(set_to_none=True)

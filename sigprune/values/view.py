@@ -19,6 +19,7 @@ from sigprune.base.readonly import ReadOnlyDict
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike, as_batch
 from sigprune.values.layout import Shape
+from sigprune.values.origin import WeightsOrigin, origin_of
 from sigprune.values.recomputation import (
     DETACHED,
     SelfContained,
@@ -29,6 +30,7 @@ from sigprune.values.recomputation import (
 from sigprune.values.weight import Weight
 
 BatchNormMode = Literal["fresh", "eval", "batch"]
+HeadPolicy = Literal["dense", "prune"]
 Reason = Literal[
     "bias",
     "norm scale",
@@ -117,9 +119,10 @@ class View:
     placeholders: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
+        origin = "" if self.weights_origin == "unknown" else f"{self.weights_origin} "
         return (
-            f"View({self.architecture} of {self.library}: {len(self.weights)} weights, {len(self.prunable)} "
-            f"prunable, {len(self.skipped)} parameters skipped, {len(self.gates)} gates)"
+            f"View({self.architecture} of {self.library}: {len(self.weights)} {origin}weights, "
+            f"{len(self.prunable)} prunable, {len(self.skipped)} parameters skipped, {len(self.gates)} gates)"
         )
 
     def __getitem__(self, name: str) -> Weight:
@@ -132,6 +135,16 @@ class View:
             if name == weight.name or name in weight.tied:
                 return weight
         raise UnknownName("weight", name, [w.name for w in self.weights])
+
+    @property
+    def weights_origin(self) -> WeightsOrigin:
+        """Where the module's weights come from, as they are now: ``fresh``, ``pretrained`` or ``unknown``.
+
+        ``open_model``, ``load``, ``reinit_`` and training by a recipe say so, as ``from_pretrained`` of
+        transformers does; of other models ``describe(model, weights_origin=...)`` can. Defaults depend on it:
+        what pruning may touch (:meth:`select`), and how entries are compared (:func:`sigprune.prune`).
+        """
+        return origin_of(self.module)
 
     def params(self) -> Tensors:
         """Every parameter by its canonical name, detached; shares storage with the module."""
@@ -147,30 +160,43 @@ class View:
         return {name: shapes[name] for name in self.prunable}
 
     def select(
-        self, *, include: tuple[str, ...] = ("*",), exclude: tuple[str, ...] = (), biases: bool = False
+        self,
+        *,
+        include: tuple[str, ...] = ("*",),
+        exclude: tuple[str, ...] = (),
+        biases: bool = False,
+        heads: HeadPolicy | None = None,
     ) -> View:
         """The same view with another set of prunable names.
 
         Args:
-            include: shell patterns of weight names, roles or stages; embeddings only if named on purpose.
+            include: shell patterns of weight names, roles or stages. ``*`` stands for all but embeddings
+                (and heads that stay dense): these are pruned only if another pattern names them.
             exclude: shell patterns of weight names, roles or stages that stay dense; ``first`` is the first
                 weight that is no embedding.
             biases: also prune the biases of the chosen weights. A zero bias has a zero score, so that
                 biases then go first (Lee et al. 2020 prune them).
+            heads: ``dense`` leaves the classifier or the output layer of a language model alone, as Sun et
+                al. 2024 and Frantar & Alistarh 2023 do: each of its rows is all that a class or token has.
+                None: ``dense`` if the weights are pretrained, else ``prune``.
 
         Raises:
             BadInput: a pattern matches nothing, or nothing is left.
+            UnknownName: there is no such policy of heads.
         """
+        if heads is None:
+            heads = "dense" if self.weights_origin == "pretrained" else "prune"
+        if heads not in get_args(HeadPolicy):
+            raise UnknownName("policy of heads", heads, get_args(HeadPolicy))
         for pattern in (*include, *exclude):
             if not any(self._matches(w, pattern) for w in self.weights):
                 raise BadInput(f"the pattern {pattern!r} matches no weight name, no role and no stage")
-        default = include == ("*",)
+        apart = {"embedding"} | ({"head"} if heads == "dense" else set())
         chosen = [
             w
             for w in self.weights
-            if any(self._matches(w, p) for p in include)
+            if any(self._matches(w, p) for p in include if p != "*" or w.role not in apart)
             and not any(self._matches(w, p) for p in exclude)
-            and not (default and w.role == "embedding")
         ]
         if not chosen:
             raise BadInput("no weight is left to prune")

@@ -15,6 +15,7 @@ from sigprune.base.readonly import ReadOnlyDict
 from sigprune.base.seeds import generator
 from sigprune.values.batch import BatchLike
 from sigprune.values.operator import jacobian
+from sigprune.values.origin import same_origin
 from sigprune.values.view import View, expect_view
 from sigprune.values.weight import Weight
 from sigprune.verbs.init_policy import TABLES, Part, part_of
@@ -105,8 +106,8 @@ def calibrate_(
     for part, tensors in parts.items():
         if abs(now - 1) <= tolerance:
             break
-        search = _Search(tensors, level, tolerance, math.log(RANGES[part]))
-        found = search.run(now)
+        with same_origin(view.module):
+            found = _Search(tensors, level, tolerance, math.log(RANGES[part])).run(now)
         if found is not None:
             factors[part], now = found
     if abs(now - 1) > tolerance:

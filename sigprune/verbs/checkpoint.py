@@ -18,6 +18,7 @@ from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
+from sigprune.values.origin import origin_in, remember_origin_
 from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.files import MOST, file_facts, reading
@@ -94,7 +95,9 @@ def save(
     adapter = adapters.get(view.library)
     with new_folder(folder) as staging:
         adapter.write_config(view.module, staging)
-        provenance = dict(extra or {})
+        provenance: dict[str, Plain] = dict(extra or {})
+        if view.weights_origin == "pretrained":
+            provenance.setdefault("weights_origin", "pretrained")
         packed = PackedWriter(
             staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), most
         )
@@ -168,6 +171,7 @@ def load(
     # One Parameter object under all its names keeps tied tensors tied.
     tied = {alias: slots[name] for alias, name in manifest.tied.items() if slots[alias] is not slots[name]}
     model.load_state_dict(tied, strict=False, assign=True)
+    remember_origin_(model, origin_in(manifest.provenance))
     return SparseCheckpoint(
         model.eval(), Mask({name: keep[name] for name in slots if name in keep}), manifest
     )

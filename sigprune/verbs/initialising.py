@@ -12,6 +12,7 @@ from sigprune.base.family import Choice
 from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.inits import Init
+from sigprune.values.origin import remember_origin_, same_origin
 from sigprune.values.slot import Slot
 from sigprune.values.view import View, expect_view
 from sigprune.values.weight import Weight
@@ -32,7 +33,8 @@ def reinit_(
     expert), so that what the forward pass uses is orthogonal: a standardised weight gets rows that
     standardisation only scales, weight normalisation the norms of the new values. Embeddings, position tables
     and tokens are drawn from N(0, 0.02²). Biases and norm shifts become 0, norm scales 1, BatchNorm
-    statistics fresh. What is skipped as a vector or for another reason keeps its value. Gates become 1 if
+    statistics fresh. What is skipped as a vector or for another reason keeps its value. The weights' origin
+    is ``fresh`` then (what a view may prune was settled when it was made). Gates become 1 if
     ``gates`` is ``open``: behind a gate at 0 every weight has a zero gradient, and a score could not tell one
     from another.
 
@@ -60,7 +62,8 @@ def reinit_(
     expect_view(view)
     plan = {one.part: one for one in treatments(view, init, gates, policy)}
     params = view.params()
-    with torch.no_grad():
+    opened: tuple[str, ...] = ()
+    with torch.no_grad(), same_origin(view.module):
         for treatment in plan.values():
             if treatment.choice is not None:
                 _draw_(view, params, treatment, treatment.choice, seed)
@@ -69,8 +72,10 @@ def reinit_(
         if not plan["norms"].kept:
             _reset_norms_(view, params, plan["norms"])
         if "gates" in plan and not plan["gates"].kept:
-            return _open_(view, params, constant_only=init is None)
-    return ()
+            opened = _open_(view, params, constant_only=init is None)
+    if init is not None:
+        remember_origin_(view.module, "fresh")
+    return opened
 
 
 def _draw_(view: View, params: Tensors, treatment: Treatment, choice: Choice[Init], seed: int) -> None:

@@ -16,6 +16,7 @@ from sigprune.base.family import Choice, Step
 from sigprune.base.progress import Tell, ignore
 from sigprune.families.isometries import Isometry, isometries
 from sigprune.values.mask import Mask
+from sigprune.values.origin import same_origin
 from sigprune.values.orthogonality import Target, floor, residual
 from sigprune.values.view import View, expect_view
 
@@ -92,11 +93,12 @@ def restore_(
     expect_view(view)
     gains = _gains(view, mask, gain)
     choice = isometries.choose(isometry)
-    mask.apply_(view.params())
+    with same_origin(view.module):
+        mask.apply_(view.params())
     groups = _groups(view, mask)
     blocks, solved = sum(map(len, groups)), 0
     told: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    with torch.no_grad():
+    with torch.no_grad(), same_origin(view.module):
         for group in groups:
             aims = [gains[name] for name, _, _ in group]
             for (name, _, _), found in zip(group, _solve(group, aims, choice), strict=True):

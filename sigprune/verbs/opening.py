@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sigprune.values.batch import BatchLike
-    from sigprune.values.view import BatchNormMode, View
+    from sigprune.values.origin import WeightsOrigin
+    from sigprune.values.view import BatchNormMode, HeadPolicy, View
 
 Kind = Literal["library", "hub", "folder"]
 
@@ -134,6 +135,7 @@ def open_model(
         10
     """
     from sigprune.base.seeds import global_stream
+    from sigprune.values.origin import remember_origin_
 
     reference = split_ref(ref, revision)
     library, given = library_of(reference), dict(args or {})
@@ -142,10 +144,13 @@ def open_model(
         raise BadInput(f"{ref}: a revision chooses pretrained weights; set pretrained, or leave it out")
     with global_stream(seed, "open", ref):
         if not pretrained:
-            return adapter.build(reference.source, given)
-        if reference.kind == "hub":
-            return adapter.build_pretrained(reference.name, reference.revision, given)
-        return adapter.build_pretrained(reference.source, reference.revision, given)
+            module = adapter.build(reference.source, given)
+        else:
+            place = reference.name if reference.kind == "hub" else reference.source
+            module = adapter.build_pretrained(place, reference.revision, given)
+    if pretrained or library != "torch":  # a callable of one's own may return weights of any origin
+        remember_origin_(module, "pretrained" if pretrained else "fresh")
+    return module
 
 
 def library_of(reference: Reference) -> str:
@@ -193,6 +198,8 @@ def describe(
     biases: bool = False,
     include: tuple[str, ...] = ("*",),
     exclude: tuple[str, ...] = (),
+    heads: HeadPolicy | None = None,
+    weights_origin: WeightsOrigin | None = None,
 ) -> View:
     """Say what every parameter of a model is; the model is not wrapped and not changed.
 
@@ -209,11 +216,14 @@ def describe(
         biases: pruning may also touch biases.
         include: shell patterns of the weight names, roles or stages that pruning may touch.
         exclude: the same of what it may not; see :meth:`View.select`.
+        heads: whether pruning may touch classifiers; None: unless the weights are pretrained.
+        weights_origin: ``fresh``, ``pretrained`` or ``unknown``, for this and later views of the model; None:
+            as :attr:`View.weights_origin` knows it.
 
     Raises:
         UnsupportedModel: there is no parameter, the input's shape cannot be told and no example is given, or
             the model's own modules are not there any more (compiled by torch.jit, flattened by FSDP).
-        BadInput: a pattern matches nothing, or there is no such BatchNorm mode.
+        BadInput: a pattern matches nothing, or there is no such BatchNorm mode, policy or origin.
 
     Example:
         >>> import torch
@@ -223,9 +233,12 @@ def describe(
         [('0.weight', 'linear'), ('1.weight', 'head')]
     """
     from sigprune.values.batch import as_batch
+    from sigprune.values.origin import remember_origin_
 
     model = _inside_wrappers(model)
     view = _adapter(model).describe(model).using(batchnorm)
+    if weights_origin is not None:
+        remember_origin_(model, weights_origin)
     if example is not None:
         given = as_batch(example, view.input_name)
         parameter = next(view.module.parameters())
@@ -234,8 +247,10 @@ def describe(
         raise UnsupportedModel(
             f"the shape of the input of {view.architecture} cannot be told; pass describe(model, example=x)"
         )
-    if biases or exclude or include != ("*",):
-        view = view.select(include=include, exclude=exclude, biases=biases)
+    if biases or exclude or heads or include != ("*",):
+        return view.select(include=include, exclude=exclude, biases=biases, heads=heads)
+    if view.weights_origin == "pretrained":
+        return replace(view, prunable=tuple(n for n in view.prunable if view[n].role != "head"))
     return view
 
 

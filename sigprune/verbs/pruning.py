@@ -15,15 +15,16 @@ from torch import Tensor
 
 from sigprune.base import processes
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Step
+from sigprune.base.family import Choice, Step
 from sigprune.base.progress import Tell, Told, ignore
-from sigprune.families.allocations import allocations
-from sigprune.families.patterns import patterns
+from sigprune.families.allocations import Allocation, allocations
+from sigprune.families.patterns import Pattern, patterns
 from sigprune.families.schedules import schedules
-from sigprune.families.scores import own_schedule
+from sigprune.families.scores import own_composition, own_schedule, scores
 from sigprune.values.batch import BatchLike
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
+from sigprune.values.origin import WeightsOrigin, same_origin
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.scoring import Scorer
 from sigprune.verbs.selecting import Selector, refuse, sites
@@ -37,13 +38,18 @@ class DeadWeights(UserWarning):
 
 @dataclass(frozen=True)
 class Method:
-    """How a mask is chosen: one member of each family; ``schedule`` None takes the score's own."""
+    """How a mask is chosen: one member of each family; None takes what fits the score."""
 
     score: StepLike = "snip"
-    allocation: StepLike = "pooled"
-    pattern: StepLike = "unstructured"
+    allocation: StepLike | None = None
+    pattern: StepLike | None = None
     schedule: StepLike | None = None
     objective: StepLike = "labels"
+
+    def choices(self, origin: WeightsOrigin) -> tuple[Choice[Allocation], Choice[Pattern]]:
+        """The allocation and the pattern, for weights of this origin."""
+        own = own_composition(vars(scores.choose(self.score).member), origin)
+        return allocations.choose(self.allocation or own[0]), patterns.choose(self.pattern or own[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,8 @@ def prune(
     *,
     sparsity: float,
     score: StepLike = "snip",
-    allocation: StepLike = "pooled",
-    pattern: StepLike = "unstructured",
+    allocation: StepLike | None = None,
+    pattern: StepLike | None = None,
     schedule: StepLike | None = None,
     batches: Iterable[BatchLike] | None = None,
     objective: StepLike = "labels",
@@ -74,8 +80,10 @@ def prune(
             round(entries · (1 - sparsity)) are kept; fewer by less than one unit under the patterns ``block``
             and ``channel``.
         score: what ranks the entries (higher = keep).
-        allocation: how many entries each weight keeps.
-        pattern: where the kept entries of a weight may sit.
+        allocation: how many entries each weight keeps; None takes what fits the score: ``pooled``, or
+            ``uniform`` for ``wanda`` and for ``magnitude`` of pretrained weights (``view.weights_origin``).
+        pattern: where the kept entries of a weight may sit; None takes ``unstructured``, or ``per_row`` for
+            ``wanda``.
         schedule: how many entries each round keeps; None takes the score's own.
         batches: what a data loader yields, read once per round; only for scores that need data.
         objective: the scalar that a data-driven score differentiates.
@@ -135,10 +143,13 @@ def choose_mask(
         batches = list(batches)  # a later round reads them again
     shapes = view.prunable_shapes()
     if not shapes:
-        raise BadInput("the view has no prunable weight")
+        raise BadInput(
+            "the view has no prunable weight; embeddings, and heads of pretrained networks, are pruned only "
+            "if they are named: view.select(include=...)"
+        )
     scorer = Scorer.of(view, method.score, method.objective, seed)
     plan = schedules.choose(method.schedule or own_schedule(vars(scorer.score.member)))
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    allocation, pattern = method.choices(view.weights_origin)
     mask = everything = _everything(shapes)
     target = round(mask.total * (1 - Fraction(str(sparsity))))
     dead: tuple[str, ...] = ()
@@ -179,7 +190,7 @@ def rescore(
         seed: equal seeds give equal masks.
         lowest: keep the lowest scores instead (the inversion of Frankle et al. 2021, arXiv 2009.08576).
     """
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    allocation, pattern = method.choices(view.weights_origin)
     ranked = Scorer.of(view, method.score, method.objective, seed)(mask, batches, "again")
     select = Selector(sites(view), allocation, pattern, seed)
     return Mask({**mask.keep, **select.of_counts(ranked, kept, "again", lowest=lowest).keep})
@@ -191,7 +202,7 @@ def rehearse(view: View, sparsity: float, method: Method) -> None:
     Raises:
         BadInput: they do.
     """
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    allocation, pattern = method.choices(view.weights_origin)
     shapes = view.prunable_shapes()
     dense, zeros = Mask.dense(shapes), {name: torch.zeros(shape) for name, shape in shapes.items()}
     target = round(dense.total * (1 - Fraction(str(sparsity))))
@@ -223,4 +234,5 @@ def apply_(view: View, mask: Mask) -> None:
         8
     """
     expect_view(view)
-    mask.apply_(view.params())
+    with same_origin(view.module):
+        mask.apply_(view.params())

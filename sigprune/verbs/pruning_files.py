@@ -16,9 +16,7 @@ from sigprune.base.family import Plain, Step
 from sigprune.base.progress import Tell, ignore
 from sigprune.base.seeds import generator
 from sigprune.families.adapters import adapters
-from sigprune.families.allocations import allocations
 from sigprune.families.codecs import codecs
-from sigprune.families.patterns import patterns
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import scores
 from sigprune.values.layout import Shape
@@ -60,9 +58,11 @@ def prune_files(
             largest of the source.
         sparsity: fraction removed, in [0, 1).
         method: its score, ``magnitude`` or ``random``; its allocation and pattern: ``pooled`` and
-            ``unstructured``, or any other allocation and ``unstructured``, ``per_row`` or ``n_m``.
+            ``unstructured``, or any other allocation and ``unstructured``, ``per_row`` or ``n_m``; None takes
+            what fits the score and pretrained weights.
         codec: how masked tensors are packed.
-        include: shell patterns of weight names, roles or stages that pruning may touch.
+        include: shell patterns of weight names, roles or stages that pruning may touch; embeddings and heads
+            only if named (the weights count as pretrained).
         exclude: the same of what it may not.
         seed: of random scores, and of the choice among equal ones.
         report: told (tensors done, tensors in all).
@@ -81,11 +81,11 @@ def prune_files(
     """
     score = scores.choose(method.score).name
     source = _source(ref, sparsity, score)
-    view = describe(source.model, include=include, exclude=exclude)
+    view = describe(source.model, include=include, exclude=exclude, weights_origin="pretrained")
     shapes = view.prunable_shapes()
     kept = round(sum(math.prod(shape) for shape in shapes.values()) * (1 - Fraction(str(sparsity))))
     ranked = _Scores(source, shapes, score, seed)
-    allocation, pattern = allocations.choose(method.allocation), patterns.choose(method.pattern)
+    allocation, pattern = method.choices("pretrained")
     select = Selector(sites(view), allocation, pattern, seed)
     choose = _chooser(select, ranked, shapes, kept)
     said: dict[str, Plain] = {
@@ -169,7 +169,7 @@ def _composition(select: Selector) -> dict[str, Plain]:
     return {
         key: {"name": chosen.name, **{option: _public(value) for option, value in chosen.options.items()}}
         for key, chosen in (("allocation", select.allocation), ("pattern", select.pattern))
-        if chosen.name != vars(_MAGNITUDE)[key]
+        if chosen.name not in {"pooled", "unstructured"}
     }
 
 

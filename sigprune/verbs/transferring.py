@@ -41,7 +41,7 @@ def transfer(
     mask: Mask,
     *,
     score: StepLike = "snip",
-    pattern: StepLike = "unstructured",
+    pattern: StepLike | None = None,
     objective: StepLike = "labels",
     batches: Iterable[BatchLike] | None = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def transfer(
         view: the network; ``view.prunable`` says what the mask has to cover.
         mask: found for the same architecture.
         score: what ranks the entries of such classifiers.
-        pattern: where their kept entries may sit.
+        pattern: where their kept entries may sit; None takes what fits the score.
         objective: the scalar that a data-driven score differentiates.
         batches: what a data loader yields, if the score needs data.
         seed: equal seeds give equal masks.
@@ -91,7 +91,9 @@ def transfer(
     for name in sorted(shapes.keys() ^ mask.keep.keys()):
         if name in shapes:
             raise BadInput(f"the mask says nothing of {name}: exclude it (prune.exclude) to leave it dense")
-        raise BadInput(f"the mask prunes {name}, which is not prunable here (prune.include and exclude)")
+        raise BadInput(
+            f"the mask prunes {name}, which is not prunable here (prune.include, exclude and heads)"
+        )
     other = [name for name, shape in shapes.items() if tuple(mask.keep[name].shape) != shape]
     heads = {weight.name for weight in view.weights if weight.role == "head"}
     heads |= {weight.bias for weight in view.weights if weight.role == "head" and weight.bias is not None}

@@ -86,10 +86,11 @@ def test_the_mask_is_that_of_pruning_in_memory(
     dense: tuple[nn.Module, Path], tmp_path: Path, sparsity: float
 ) -> None:
     model, folder = dense
-    written = prune_files(folder, tmp_path / "y", sparsity=sparsity, codec="compact")
+    pooled = Method("magnitude", "pooled")
+    written = prune_files(folder, tmp_path / "y", sparsity=sparsity, codec="compact", method=pooled)
     own = open_model(str(folder), pretrained=True).eval()
     view = describe(own)
-    mask = prune(view, sparsity=sparsity, score="magnitude")
+    mask = prune(view, sparsity=sparsity, score="magnitude", allocation="pooled")
     apply_(view, mask)
     loaded = load(tmp_path / "y", verify=True)
     assert loaded.mask == mask
@@ -176,9 +177,9 @@ def test_timm_in_one_file(tmp_path: Path) -> None:
     from timm.models._hub import save_for_hf
 
     save_for_hf(model, tmp_path / "x", safe_serialization=True)
-    prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.8)
+    prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.8, method=Method("magnitude", "pooled"))
     view = describe(open_model(str(tmp_path / "x"), pretrained=True).eval())
-    mask = prune(view, sparsity=0.8, score="magnitude")
+    mask = prune(view, sparsity=0.8, score="magnitude", allocation="pooled")
     assert load(tmp_path / "y").mask == mask
     assert {PACKED, DENSE, "config.json"} == {p.name for p in (tmp_path / "y").iterdir()}
     assert list(read_manifests(tmp_path / "y")) == [PACKED]
@@ -195,7 +196,8 @@ def test_buffers_that_the_model_makes_itself_are_no_loss(
     save_file(tensors | positions, path, {"format": "pt"})
     prune_files(folder, tmp_path / "y", sparsity=0.5)
     assert not [name for name in read_manifest(tmp_path / "y").tensors if name.endswith("position_ids")]
-    assert load(tmp_path / "y").mask == prune(describe(dense[0]), sparsity=0.5, score="magnitude")
+    view = describe(open_model(str(dense[1]), pretrained=True))
+    assert load(tmp_path / "y").mask == prune(view, sparsity=0.5, score="magnitude")
     for odd in ("encoder.layer.0.odd", "bert.embeddings.inv_freq"):  # bert makes no frequencies
         save_file(tensors | positions | {odd: torch.ones(1)}, path, {"format": "pt"})
         with pytest.raises(BadInput, match=rf"hold {odd}, which the model"):
@@ -227,7 +229,7 @@ def test_refusals_leave_nothing(dense: tuple[nn.Module, Path], tmp_path: Path) -
     for options, message in (
         ({"sparsity": 1.0}, "0 <= sparsity < 1"),
         ({"sparsity": 0.5, "method": Method("snip")}, "never run"),
-        ({"sparsity": 0.5, "method": Method("magnitude", pattern="per_row")}, "set allocation: uniform"),
+        ({"sparsity": 0.5, "method": Method("magnitude", "pooled", "per_row")}, "set allocation: uniform"),
         ({"sparsity": 0.5, "method": Method("magnitude", "uniform", "channel")}, "prune in memory"),
         ({"sparsity": 0.5, "method": Method("magnitude", "erk", "n_m")}, "set allocation: uniform"),
         ({"sparsity": 0.6, "method": Method("magnitude", "uniform", "n_m")}, "expected sparsity 0.5"),

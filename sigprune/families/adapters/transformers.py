@@ -38,6 +38,7 @@ from sigprune.families.adapters._sources import (
 from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.manifest import SCHEMA
+from sigprune.values.origin import is_remembered, remember_origin_
 from sigprune.values.packed import KEY
 from sigprune.values.view import View, readonly
 
@@ -182,6 +183,8 @@ def describe(module: nn.Module) -> View:
     looks ids up with the model's current embeddings.
     """
     model = cast("PreTrainedModel", module)
+    if not is_remembered(module) and any(_was_loaded(p) for p in module.parameters()):
+        remember_origin_(module, "pretrained")
     found = survey(module, _heads(model))
     parameter = next(module.parameters())
     view = View(
@@ -202,6 +205,11 @@ def describe(module: nn.Module) -> View:
     with view.probing(), torch.no_grad(), global_stream(0, "example"):
         example = example_of(model)
     return replace(view, example=example.to(parameter.device, parameter.dtype))
+
+
+def _was_loaded(parameter: nn.Parameter) -> bool:
+    """Whether ``from_pretrained`` filled it: transformers marks what its initialisers must leave alone."""
+    return vars(parameter).get("_is_hf_initialized") is True
 
 
 def write_config(module: nn.Module, folder: Path) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Needs = Literal["nothing", "inputs", "objective"]
 Removed = Literal["stay", "may return"]
+Comparable = Literal["network", "fresh network", "row"]
 
 
 class Score(Protocol):
@@ -23,7 +24,9 @@ class Score(Protocol):
     removed in an earlier round ``stay`` removed, or ``may return``: then all entries are ranked in each
     round, and the scores of removed ones count. The model is left as it was found.
 
-    A member may have ``remedy(*, options)`` (:func:`remedy`).
+    A member may have ``remedy(*, options)`` (:func:`remedy`), and ``COMPARABLE``: among which entries scores
+    mean the same. Those of the whole ``network`` (also if it does not say), those of a ``fresh network`` (of
+    trained ones those of one weight alone), or those of one ``row``, the inputs of one output.
     """
 
     NEEDS: Needs
@@ -40,6 +43,28 @@ def remedy(member: Score) -> Callable[..., str] | None:
     """The member's ``remedy(*, options)``, if it has one: why its scores overflow and what to do then."""
     own: Callable[..., str] | None = vars(member).get("remedy")
     return own
+
+
+def own_composition(facts: Mapping[str, object], origin: str) -> tuple[Step, Step]:
+    """The allocation and the pattern of a score when the caller names none.
+
+    Entries are compared where their scores mean the same: all together, as Lee et al. 2019 do; within each
+    weight at equal densities (magnitudes of trained layers differ by orders); within each row, as Sun et al.
+    2024 do.
+
+    Args:
+        facts: the constants of the member, from its module or from its source.
+        origin: where the weights come from (:attr:`sigprune.View.weights_origin`).
+
+    Example:
+        >>> [step.name for step in own_composition(scores.read("wanda").facts, "pretrained")]
+        ['uniform', 'per_row']
+    """
+    comparable = facts.get("COMPARABLE", "network")
+    if comparable == "row":
+        return Step("uniform"), Step("per_row")
+    within = comparable == "fresh network" and origin == "pretrained"
+    return Step("uniform" if within else "pooled"), Step("unstructured")
 
 
 def own_schedule(facts: Mapping[str, object]) -> Step:

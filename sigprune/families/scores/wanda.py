@@ -19,6 +19,7 @@ NEEDS: Literal["inputs"] = "inputs"
 PAPER = "Sun et al. 2024 (Wanda), arXiv 2306.11695, equation 1"
 SCHEDULE = "oneshot"
 REMOVED: Literal["stay"] = "stay"
+COMPARABLE: Literal["row"] = "row"
 
 
 def score(problem: Problem) -> Tensors:
@@ -32,7 +33,7 @@ def score(problem: Problem) -> Tensors:
     as the forward pass uses them.
 
     The paper compares entries within each output, never across: allocation ``uniform`` with the pattern
-    ``per_row`` is its method (``n_m`` its structured one).
+    ``per_row``, the default, is its method (``n_m`` its structured one).
 
     Cost: one forward pass per batch without a graph, and for each convolution and matrix product the
     gradient of a map with one output; one extra copy of the prunable weights, in float32 at least.
