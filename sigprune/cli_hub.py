@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,7 @@ def push(
     from sigprune.cli_console import console, print_json
     from sigprune.effects.hub import push as send
     from sigprune.effects.hub_plan import plan_push
+    from sigprune.verbs.emptied import EmptiedWeights
 
     plan = plan_push(folder, repo, dense=dense, sparse=sparse)
     if dry_run:
@@ -48,9 +50,11 @@ def push(
             console().print(f"not known what would be deleted there: {why}")
         console().print(f"\n{_total(plan)} would be sent to {repo}")
         return
-    done = send(
-        folder, repo, private=private, revision=revision, create_pr=create_pr, dense=dense, sparse=sparse
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptiedWeights)  # printed, or in the JSON
+        done = send(
+            folder, repo, private=private, revision=revision, create_pr=create_pr, dense=dense, sparse=sparse
+        )
     plan = done.upload  # beside somebody's dense weights, their card stays
     if as_json:
         told = {"deleted": list(done.deleted), "unchanged": done.unchanged}
@@ -82,7 +86,8 @@ def _outcome(done: Pushed, repo: str, *, create_pr: bool) -> str:
 
 
 def _facts(plan: Upload) -> dict[str, object]:
-    return {"files": dict(plan.files), "left_out": dict(plan.left_out)}
+    warned = {"warnings": list(plan.warnings)} if plan.warnings else {}
+    return {"files": dict(plan.files), "left_out": dict(plan.left_out)} | warned
 
 
 def _total(plan: Upload) -> str:
@@ -95,6 +100,8 @@ def _print_plan(plan: Upload) -> None:
     print_rows(console(), [{"file": name, "bytes": size} for name, size in plan.files.items()])
     for name, why in plan.left_out.items():
         console().print(f"left out: {name} ({why})")
+    for line in plan.warnings:
+        console().print(line, style="yellow")
 
 
 def pull(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from sigprune.recipe_consent import expect_consent
 from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
 from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.emptied import EmptiedWeights
 from sigprune.verbs.files import file_facts
 from sigprune.verbs.opening import split_ref
 
@@ -156,7 +158,9 @@ class _Run(Experiment):
         with self.step("save"):
             revision = split_ref(recipe.model.ref).revision
             extra = facts.of_origin(recipe.resolved(), recipe.digest, self.told["model"], revision)
-            return save(folder, self.view, mask, codec=recipe.save.codec, extra=extra)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", EmptiedWeights)  # a finding of the report
+                return save(folder, self.view, mask, codec=recipe.save.codec, extra=extra)
 
     def write(self, folder: Path, mask: Mask) -> Report:
         """Save, load back, then report, figures and card."""

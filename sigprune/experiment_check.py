@@ -151,9 +151,9 @@ def _choose(variant: str, setting: Setting, reference: Mask | None, tell: Tell) 
     if reference is None:
         return mask_for(setting, tell)
     if variant == "re-initialised":
-        return Pruned(reference, ())
+        return Pruned(reference)
     if variant == "shuffled":
-        return Pruned(_permuted(reference, setting.recipe.seed), ())
+        return Pruned(_permuted(reference, setting.recipe.seed))
     if variant == "random":
         return _rescored(setting, reference, replace(method_of(setting.recipe), score="random"))
     if variant == "inverted":
@@ -168,7 +168,7 @@ def _rescored(setting: Setting, mask: Mask, method: Method, *, lowest: bool = Fa
     kept = {name: count for name, (count, _) in mask.counts().items()}
     dense = Mask.dense(view.prunable_shapes())
     batches = setting.scoring()
-    return Pruned(rescore(view, dense, kept, method, batches, seed=seed, lowest=lowest), ())
+    return Pruned(rescore(view, dense, kept, method, batches, seed=seed, lowest=lowest))
 
 
 def _permuted(mask: Mask, seed: int) -> Mask:

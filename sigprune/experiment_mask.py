@@ -34,5 +34,5 @@ def mask_for(setting: Setting, tell: Tell, change: Change | None = None) -> Prun
             batches=given,
             seed=seed,
         )
-        return Pruned(mask, ())
+        return Pruned(mask)
     return choose_mask(view, setting.sparsity(), method, given, seed=seed, report=tell)

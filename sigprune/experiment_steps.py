@@ -139,7 +139,7 @@ class Experiment:
             on_path = paths_of(self.view, pruned.mask)
         examples = self.setting.measured()
         evidence = Evidence(
-            self.view, examples, spectrum, pruned.mask, pruned.dead, gains=self.gains, on_path=on_path
+            self.view, examples, spectrum, pruned.mask, pruned.unranked, gains=self.gains, on_path=on_path
         )
         findings = judge(evidence, self.recipe.bounds(), "before training")
         self.findings += [facts.of_finding(f) for f in findings]

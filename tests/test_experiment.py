@@ -306,7 +306,7 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
         (
             {"init": {"gates": "keep"}},
             FindingFailed,
-            r"dead_weights is \d+ \(.* and \d+ more\), expected 0; .*set init.gates: open",
+            r"dead_weights is \d+ \(\S+, .*\), expected 0; .*set init.gates: open",
         ),
         (
             {"verify": {"mean_jsv": {"low": 50, "high": 60, "required": True}}},

@@ -7,6 +7,7 @@ reads them.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from sigprune.effects.hub_plan import Upload, plan_push, reason_to_leave
 from sigprune.effects.hub_refusals import telling
 from sigprune.families.adapters._hub import fetch, listing
 from sigprune.values.packed import is_dense_file, is_packed_file, not_packed, read_manifest
+from sigprune.verbs.emptied import EmptiedWeights
 from sigprune.verbs.inspecting import check
 from sigprune.verbs.locating import local_folder, repository
 
@@ -79,6 +81,9 @@ def push(
         BadInput: the Hub refuses, or cannot be reached; or dense weights that stay there are of another
             model; says what to do.
 
+    Warns:
+        EmptiedWeights: the checkpoint says that its mask keeps nothing of a weight, a block or any path.
+
     Example:
         >>> from sigprune import push
         >>> push("runs/quickstart", "user/digits-sparse").url  # doctest: +SKIP
@@ -87,6 +92,8 @@ def push(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     upload = plan_push(folder, repo, dense=dense, sparse=sparse)
+    for line in upload.warnings:
+        warnings.warn(line, EmptiedWeights, stacklevel=2)
     folder = local_folder(folder, None)
     check(folder)
     api = HfApi(library_name="sigprune")

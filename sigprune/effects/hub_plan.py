@@ -14,6 +14,7 @@ from sigprune.families.adapters._contained import file_in, files_in
 from sigprune.families.adapters._hub import check_name
 from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
 from sigprune.verbs.beside import with_plug_in
+from sigprune.verbs.emptied import emptied_in
 from sigprune.verbs.files import DENSE, dense_file
 from sigprune.verbs.inspecting import checked_files
 from sigprune.verbs.locating import CONFIG, local_folder
@@ -42,11 +43,13 @@ class Upload:
         files: path in the repository -> bytes.
         left_out: path -> why it is not sent.
         made: path -> text that differs from the folder's own: the card names the repository.
+        warnings: what the mask empties, as the checkpoint says it.
     """
 
     files: Mapping[str, int]
     left_out: Mapping[str, str]
     made: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, sparse: bool = True) -> Upload:
@@ -87,7 +90,7 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, spars
         if not sparse and manifest.library == "transformers":
             made[CONFIG] = with_plug_in(read_text(folder / CONFIG), packed=False)
     files |= {name: len(text.encode()) for name, text in made.items()}
-    return Upload(dict(sorted(files.items())), left_out, made)
+    return Upload(dict(sorted(files.items())), left_out, made, emptied_in(manifest))
 
 
 def reason_to_leave(name: str, *, dense: bool, sparse: bool) -> str | None:

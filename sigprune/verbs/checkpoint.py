@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sigprune.values.mask import Mask
 from sigprune.values.origin import origin_in, remember_origin_
 from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
+from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.files import MOST, file_facts, reading
 from sigprune.verbs.locating import CONFIG, packed_folder
 from sigprune.verbs.packing import storable, unpack
@@ -77,6 +79,10 @@ def save(
         FolderExists: the folder is not empty.
         NoSpace: the disk is full.
 
+    Warns:
+        EmptiedWeights: nothing is kept of a weight, of a block, or of any path; the manifest's provenance
+            says so too (``findings``).
+
     Example:
         >>> import tempfile
         >>> from sigprune import apply_, describe, load, prune, save
@@ -98,6 +104,7 @@ def save(
         provenance: dict[str, Plain] = dict(extra or {})
         if view.weights_origin == "pretrained":
             provenance.setdefault("weights_origin", "pretrained")
+        provenance |= _findings(view, mask)
         packed = PackedWriter(
             staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), most
         )
@@ -221,6 +228,15 @@ def stored(module: nn.Module) -> tuple[Tensors, dict[str, str]]:
         else:
             tied[name] = canonical
     return tensors, tied
+
+
+def _findings(view: View, mask: Mask) -> dict[str, Plain]:
+    """What the mask empties, for the provenance; warned of, too."""
+    found = emptied(view, mask)
+    if not str(found):
+        return {}
+    warnings.warn(str(found), EmptiedWeights, stacklevel=3)
+    return {"findings": [str(finding) for finding in found.findings()]}
 
 
 def _kind(value: object) -> str:

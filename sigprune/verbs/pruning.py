@@ -11,7 +11,6 @@ from operator import length_hint
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from sigprune.base import processes
 from sigprune.base.errors import BadInput
@@ -26,14 +25,20 @@ from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.origin import WeightsOrigin, same_origin
 from sigprune.values.view import View, expect_view
+from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.scoring import Scorer
 from sigprune.verbs.selecting import Selector, refuse, sites
+from sigprune.verbs.unranked import Unranked, rank_unrouted_, unranked
 
 StepLike = str | Step | ModuleType
 
 
 class DeadWeights(UserWarning):
-    """Every entry of some weight has the score zero, so that the score cannot rank them."""
+    """Every entry of some weight or block has the score zero, so that the score cannot rank them."""
+
+
+class UnroutedExperts(UserWarning):
+    """No example reached some experts, so that they are ranked by magnitude."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,10 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A mask, and the weights whose scores were all zero in the first round."""
+    """A mask, and what got no scores in the first round."""
 
     mask: Mask
-    dead: tuple[str, ...]
+    unranked: Unranked = Unranked()  # noqa: RUF009 - frozen
 
 
 def prune(
@@ -93,13 +98,15 @@ def prune(
         Mask over ``view.prunable``. Cost: one score pass and two linear-time selections per round.
 
     Raises:
-        BadInput: a sparsity outside [0, 1), or parts that do not go together; says why.
+        BadInput: a sparsity outside [0, 1) or that keeps nothing, or parts that do not go together; says why.
         NeedsData: a score or objective needs data that was not given.
         BadScores: a score is not finite or does not fit the weights.
 
     Warns:
-        DeadWeights: all scores of a weight are zero (a closed gate, a dead unit): its entries are then kept
-            or removed at random.
+        DeadWeights: all scores of a weight or block are zero (a closed gate, a dead unit): its entries are
+            then kept or removed at random.
+        UnroutedExperts: no example reached an expert: its entries are then ranked by magnitude.
+        EmptiedWeights: nothing is kept of a weight, of a block, or of any path from the input to the output.
 
     Example:
         >>> from sigprune import describe, prune
@@ -112,14 +119,14 @@ def prune(
     """
     method = Method(score, allocation, pattern, schedule, objective)
     pruned = choose_mask(view, sparsity, method, batches, seed=seed)
-    if pruned.dead:
-        warnings.warn(
-            f"every entry of {len(pruned.dead)} weights has the score zero, first {pruned.dead[0]}: the "
-            "score cannot rank them (a closed gate? then reinit_(view, ..., gates='open'); or a part that "
-            "the output does not depend on)",
-            DeadWeights,
-            stacklevel=2,
-        )
+    told = {
+        DeadWeights: str(pruned.unranked),
+        UnroutedExperts: pruned.unranked.words_of_unrouted,
+        EmptiedWeights: str(emptied(view, pruned.mask)),
+    }
+    for category, words in told.items():
+        if words:
+            warnings.warn(words, category, stacklevel=2)
     return pruned.mask
 
 
@@ -132,7 +139,7 @@ def choose_mask(
     seed: int,
     report: Tell = ignore,
 ) -> Pruned:
-    """As :func:`prune`, with the weights whose scores are all zero returned instead of warned about.
+    """As :func:`prune`, with what cannot be ranked returned instead of warned about.
 
     ``report`` is called with (batches read, batches in all), or with rounds for scores without data.
     """
@@ -151,8 +158,8 @@ def choose_mask(
     plan = schedules.choose(method.schedule or own_schedule(vars(scorer.score.member)))
     allocation, pattern = method.choices(view.weights_origin)
     mask = everything = _everything(shapes)
-    target = round(mask.total * (1 - Fraction(str(sparsity))))
-    dead: tuple[str, ...] = ()
+    target = _budget(mask.total, sparsity)
+    found = Unranked()
     budgets = plan.member.kept(mask.total, target, **plan.options)
     refuse(pattern, allocation, plan)
     select = Selector(sites(view), allocation, pattern, seed)
@@ -161,12 +168,13 @@ def choose_mask(
     for number, budget in enumerate(budgets):
         tell = partial(_tell, report, number * each, len(budgets) * each)
         ranked = scorer(mask, None if batches is None else Told(batches, tell), str(number))
+        unrouted = rank_unrouted_(view, ranked, mask)
         if number == 0:
-            dead = tuple(name for name, values in ranked.items() if _is_dead(view, name, values))
+            found = unranked(view, ranked, mask, unrouted)
         mask = select(ranked, everything if returning else mask, budget, str(number))
         tell(each)
     processes.expect_equal(mask.digest, "the mask")
-    return Pruned(mask, dead)
+    return Pruned(mask, found)
 
 
 def rescore(
@@ -192,6 +200,7 @@ def rescore(
     """
     allocation, pattern = method.choices(view.weights_origin)
     ranked = Scorer.of(view, method.score, method.objective, seed)(mask, batches, "again")
+    rank_unrouted_(view, ranked, mask)
     select = Selector(sites(view), allocation, pattern, seed)
     return Mask({**mask.keep, **select.of_counts(ranked, kept, "again", lowest=lowest).keep})
 
@@ -205,8 +214,16 @@ def rehearse(view: View, sparsity: float, method: Method) -> None:
     allocation, pattern = method.choices(view.weights_origin)
     shapes = view.prunable_shapes()
     dense, zeros = Mask.dense(shapes), {name: torch.zeros(shape) for name, shape in shapes.items()}
-    target = round(dense.total * (1 - Fraction(str(sparsity))))
+    target = _budget(dense.total, sparsity)
     Selector(sites(view), allocation, pattern, 0)(zeros, dense, target, "rehearsal")
+
+
+def _budget(total: int, sparsity: float) -> int:
+    kept = round(total * (1 - Fraction(str(sparsity))))
+    if not kept:
+        most = f"expected at most {1 - 1 / total:.6g}"
+        raise BadInput(f"sparsity {sparsity} keeps none of {total:,} prunable entries: {most}")
+    return kept
 
 
 def _everything(shapes: Mapping[str, Shape]) -> Mask:
@@ -216,11 +233,6 @@ def _everything(shapes: Mapping[str, Shape]) -> Mask:
 
 def _tell(report: Tell, before: int, total: int, count: int) -> None:
     report(before + count, total)
-
-
-def _is_dead(view: View, name: str, values: Tensor) -> bool:
-    """A bias is zero at initialisation and then has zero scores by definition: no finding."""
-    return name in {w.name for w in view.weights} and not bool(values.any())
 
 
 def apply_(view: View, mask: Mask) -> None:

@@ -77,6 +77,27 @@ def effective(view: View, mask: Mask, *, draws: int = 1, seed: int = 0) -> Mask:
     return Mask({name: on_path & mask.keep[name] for name, on_path in found.items()})
 
 
+def connected(view: View, mask: Mask) -> bool:
+    """Whether any path leads from the input to the output of the masked network.
+
+    The network runs as for :func:`effective`: a path is one for some values of the kept entries.
+
+    Cost: one forward-mode pass for one example in float64, without a graph.
+
+    Raises:
+        BadInput: the network takes integers only, or has no forward-mode derivative.
+    """
+    view = view.using("fresh")
+    params = _positive(view, mask, "0/0")
+    try:
+        with _followed():
+            output = view.forward(params, _moving_input(view, params, "0/0"))
+            tangent = forward_ad.unpack_dual(output).tangent
+    except (RuntimeError, NotImplementedError) as error:
+        raise BadInput(f"the paths of {view.architecture} cannot be followed: {one_line(error)}") from error
+    return tangent is not None and bool(tangent.any())
+
+
 @dataclass(frozen=True)
 class DeadUnits:
     """Output units of which no entry lies on a path.

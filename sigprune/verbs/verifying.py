@@ -16,9 +16,11 @@ from sigprune.values.mask import Mask
 from sigprune.values.operator import jacobian
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
+from sigprune.verbs.emptied import KEEPING, emptied, listed
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.profiling import profile
 from sigprune.verbs.reachability import dead_units, effective
+from sigprune.verbs.unranked import Unranked
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Evidence:
         batch: what a data loader yields.
         spectrum: of its Jacobian on the batch.
         mask: what was pruned.
-        dead: weights whose scores were all zero.
+        unranked: weights and blocks whose scores were all zero, and experts that no example reached.
         gains: of its stages on the batch; they tell where the signal dies.
         on_path: the part of the mask that lies on a path, or why it is not known.
     """
@@ -39,7 +41,7 @@ class Evidence:
     batch: BatchLike
     spectrum: Spectrum | None = None
     mask: Mask | None = None
-    dead: tuple[str, ...] | None = None
+    unranked: Unranked | None = None
     gains: Profile | None = None
     on_path: Mask | str | None = None
 
@@ -97,7 +99,7 @@ def judge(evidence: Evidence, bounds: Mapping[str, Bound] | None = None, where: 
         if name not in BOUNDS:
             raise UnknownName("finding", name, BOUNDS)
     limits = {**BOUNDS, **(bounds or {})}
-    found = []
+    found: list[Finding] = []
     for name, check in _CHECKS.items():
         result = check(evidence)
         if result is not None:
@@ -106,7 +108,8 @@ def judge(evidence: Evidence, bounds: Mapping[str, Bound] | None = None, where: 
             low, high = start + limit.low, start + limit.high
             finding = Finding(name, place or where, value, low, high, limit.required, remedy)
             found.append(_located(finding, evidence.gains))
-    return Findings(tuple(found))
+    blocks = evidence.unranked.findings() if evidence.unranked else ()
+    return Findings((*found, *blocks)) + _emptied(evidence)
 
 
 def _start(name: str, evidence: Evidence) -> float:
@@ -162,9 +165,10 @@ def _condition_number(evidence: Evidence) -> Result:
 
 
 def _dead_weights(evidence: Evidence) -> Result:
-    if evidence.dead is None:
+    if evidence.unranked is None:
         return None
-    return float(len(evidence.dead)), _first(evidence.dead), "no score can rank them: set init.gates: open"
+    dead = evidence.unranked.weights
+    return float(len(dead)), listed(dead), evidence.unranked.cause
 
 
 def _collapsed_weights(evidence: Evidence) -> Result:
@@ -172,11 +176,7 @@ def _collapsed_weights(evidence: Evidence) -> Result:
         return None
     names = {w.name for w in evidence.view.weights}
     empty = tuple(n for n, (kept, _) in evidence.mask.counts().items() if kept == 0 and n in names)
-    return (
-        float(len(empty)),
-        _first(empty),
-        "nothing is left of them: lower prune.sparsity, set prune.allocation: erk, or prune.exclude them",
-    )
+    return float(len(empty)), listed(empty), f"nothing is left of them: {KEEPING}"
 
 
 def _standardised_weights(evidence: Evidence) -> Result:
@@ -215,6 +215,12 @@ def _dead_units(evidence: Evidence) -> Result:
         _worst(units.dead, "units on no path"),
         "they are constant, or nothing reads them: lower prune.sparsity, or set prune.allocation: erk",
     )
+
+
+def _emptied(evidence: Evidence) -> Findings:
+    """What the mask empties besides whole weights, which have bounds of the recipe."""
+    whole = Findings() if evidence.mask is None else emptied(evidence.view, evidence.mask).findings()
+    return Findings(tuple(finding for finding in whole if finding.name not in BOUNDS))
 
 
 def _worst(counts: Mapping[str, tuple[int, int]], what: str) -> str:

@@ -14,6 +14,7 @@ from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe
 from sigprune.verbs.pruning import prune
+from sigprune.verbs.unranked import Unranked
 from sigprune.verbs.verifying import Evidence, judge, verify
 from tests.networks import labelled, mlp
 
@@ -55,9 +56,9 @@ def test_a_collapsed_weight_is_named(view):
     keep["2.weight" if "2.weight" in keep else "1.weight"].zero_()
     findings = verify(view, labelled(view)[0], mask=Mask(keep))
     failed = {f.name: f for f in findings if not f.ok}
-    assert list(failed) == ["collapsed_weights", "effective_sparsity", "dead_units"]
+    assert list(failed) == ["collapsed_weights", "effective_sparsity", "dead_units", "open_path"]
     assert failed["collapsed_weights"].where.startswith(("1.weight", "2.weight"))
-    assert [f.required for f in failed.values()] == [True, False, False]
+    assert [f.required for f in failed.values()] == [True, False, False, False]
     assert failed["effective_sparsity"].value == failed["dead_units"].value == 1.0
 
 
@@ -112,9 +113,9 @@ def test_an_exploding_network(view):
 
 
 def test_dead_weights(view):
-    findings = judge(Evidence(view, labelled(view)[0], dead=("a", "b", "c")))
+    findings = judge(Evidence(view, labelled(view)[0], unranked=Unranked(("a", "b", "c"))))
     dead = next(f for f in findings if f.name == "dead_weights")
-    assert (dead.value, dead.where, dead.ok, dead.required) == (3.0, "a and 2 more", False, True)
+    assert (dead.value, dead.where, dead.ok, dead.required) == (3.0, "a, b, c", False, True)
 
 
 def test_estimates_say_so_and_leave_out_what_they_do_not_know(view):

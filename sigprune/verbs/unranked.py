@@ -1,0 +1,148 @@
+"""What a score cannot rank: weights and blocks of which every entry has the score zero, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from sigprune.base.tensors import Tensors
+from sigprune.values.finding import Finding
+from sigprune.values.mask import Mask
+from sigprune.values.view import View
+from sigprune.verbs.emptied import blocks_listed, counted, empty_blocks, listed
+
+Blocks = Mapping[str, tuple[tuple[int, ...], int]]
+"""Name of a weight -> numbers of some of its blocks, and how many it has."""
+
+
+_UNROUTED = "no example reached these experts, so that |weight| alone ranks them; score with more examples"
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """What got no scores in the first round.
+
+    Attributes:
+        weights: names of weights whose scores are all zero.
+        blocks: blocks (one of q, k and v, a convolution group) of other weights, likewise.
+        unrouted: experts that no example reached; they are ranked by magnitude instead. A weight that is one
+            expert has one block.
+        cause: why the scores are zero, and what to do.
+    """
+
+    weights: tuple[str, ...] = ()
+    blocks: Blocks = field(default_factory=dict)
+    unrouted: Blocks = field(default_factory=dict)
+    cause: str = ""
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Those about blocks; whole weights are a finding with bounds of the recipe."""
+        told = {"dead_blocks": (self.blocks, self.cause), "unrouted_experts": (self.unrouted, _UNROUTED)}
+        return tuple(
+            Finding(name, blocks_listed(blocks), _count(blocks), 0, 0, remedy=remedy)
+            for name, (blocks, remedy) in told.items()
+            if blocks
+        )
+
+    @property
+    def words_of_unrouted(self) -> str:
+        """One line about experts that no example reached; empty if there are none."""
+        return f"of {blocks_listed(self.unrouted)}: {_UNROUTED}" if self.unrouted else ""
+
+    def __str__(self) -> str:
+        """One line about weights and blocks without scores; empty if there are none."""
+        several = "s" if len(self.weights) > 1 else ""
+        parts = [f"{len(self.weights)} weight{several} ({listed(self.weights)})"] if self.weights else []
+        parts += [counted(self.blocks)] if self.blocks else []
+        return f"every entry of {' and of '.join(parts)} has the score zero: {self.cause}" if parts else ""
+
+
+def unranked(view: View, ranked: Tensors, mask: Mask, unrouted: Blocks) -> Unranked:
+    """What the scores of the first round do not rank.
+
+    A bias is zero at initialisation and then has zero scores by definition; a kernel of one channel is a
+    unit of the network, not a block of it.
+    """
+    weights, blocks = [], {}
+    for weight in view.weights:
+        values = ranked.get(weight.name)
+        if values is None:
+            continue
+        if not bool(values.any()):
+            weights.append(weight.name)
+        elif numbers := empty_blocks(weight, values):
+            blocks[weight.name] = numbers, _blocks_of(view, weight.name)
+    cause = cause_of(view, tuple(weights), mask) if weights or blocks else ""
+    return Unranked(tuple(weights), blocks, unrouted, cause)
+
+
+def cause_of(view: View, dead: tuple[str, ...], mask: Mask) -> str:
+    """Why scores are zero: closed gates, an objective that nothing changes, or parts without effect."""
+    params = view.params()
+    closed = [g.name for g in view.gates if not float(params[g.name].abs().max()) > 0.1]
+    if closed:
+        return (
+            f"the score cannot rank them behind {len(closed)} closed gates ({listed(closed, 3)}): set "
+            "init.gates: open, or reinit_(view, ..., gates='open')"
+        )
+    if len(dead) == sum(weight.name in mask.keep for weight in view.weights):
+        with torch.no_grad():
+            output = view.forward({}, view.example)
+        if output.dim() > 1 and output.shape[-1] == 1:
+            return "the output is a single number: of one class no loss depends on it; score with two or more"
+        return "the objective does not change with any weight: look at the data (inputs of zeros?)"
+    return (
+        "the output does not depend on them at these examples (queries and keys of a single token, units "
+        "that are never active): score with more or other examples, or exclude them"
+    )
+
+
+def rank_unrouted_(view: View, ranked: Tensors, mask: Mask) -> Blocks:
+    """Give experts that no example reached the scores |weight|, in place, at the scale of their sisters.
+
+    Scores of experts that were reached are, on the mean, so many times their magnitudes; with the same factor
+    those that were not neither go first nor stay whole, and within each the larger entries count more.
+
+    Returns:
+        The experts; none if all of them, or none, were reached.
+    """
+    params = view.params()
+    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    empty: dict[str, tuple[int, ...]] = {}
+    sums: dict[object, list[float]] = {}  # of |score| and of |weight|, of this weight and of all of its shape
+    for weight in view.weights:
+        if weight.role != "expert" or weight.name not in ranked:
+            continue
+        scores = list(weight.layout.blocks(ranked[weight.name]))
+        values = list(weight.layout.blocks(params[weight.name].detach()))
+        kept = list(weight.layout.blocks(mask.keep[weight.name]))
+        empty[weight.name] = tuple(
+            n for n, block in enumerate(scores) if not bool(block.any()) and bool(kept[n].any())
+        )
+        for n, block in enumerate(scores):
+            for key in (weight.name, weight.shape[-2:]) if n not in empty[weight.name] else ():
+                total = sums.setdefault(key, [0.0, 0.0])
+                total[0] += float(block.abs().sum(dtype=torch.float64))
+                total[1] += float(values[n].abs().sum(dtype=torch.float64))
+    for weight in view.weights:
+        numbers = empty.get(weight.name, ())
+        score, size = sums.get(weight.name) or sums.get(weight.shape[-2:]) or (0.0, 0.0)
+        if not numbers or not score or not size:
+            continue
+        places = list(weight.layout.blocks(ranked[weight.name]))
+        for n, block in enumerate(weight.layout.blocks(params[weight.name].detach())):
+            if n in numbers:
+                places[n].copy_(block.abs().mul(score / size))
+        found[weight.name] = numbers, len(places)
+    return found
+
+
+def _blocks_of(view: View, name: str) -> int:
+    weight = view[name]
+    return sum(1 for _ in weight.layout.blocks(torch.empty(weight.shape, device="meta")))
+
+
+def _count(blocks: Blocks) -> int:
+    return sum(len(numbers) for numbers, _ in blocks.values())
