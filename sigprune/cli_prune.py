@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -144,6 +145,7 @@ def _by_shard(
     from sigprune.cli_progress import watch
     from sigprune.cli_tables import print_checkpoint
     from sigprune.cli_written import nearly_empty, print_left
+    from sigprune.verbs.emptied import EmptiedWeights
     from sigprune.verbs.inspecting import inspect
     from sigprune.verbs.pruning import Method
     from sigprune.verbs.pruning_files import prune_files
@@ -156,7 +158,12 @@ def _by_shard(
         )
     recipe = recipe_for(model, True, seed, ["prune.score=magnitude", *words])
     folder = out or Path("runs") / f"{model.rstrip('/').rpartition('/')[2]}-by-shard"
-    with filling(folder, model, force=force) as staging, watch(quiet=quiet).step("prune by shard") as tell:
+    with (
+        filling(folder, model, force=force) as staging,
+        watch(quiet=quiet).step("prune by shard") as tell,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", EmptiedWeights)  # printed, or in the JSON
         done = prune_files(
             model,
             staging,
@@ -169,12 +176,12 @@ def _by_shard(
             report=tell,
         )
     facts = inspect(folder)
-    warnings = nearly_empty(done)
+    told = [*done.warnings, *nearly_empty(done)]
     if as_json:
-        print_json({"folder": str(folder), **facts, "left_behind": list(done.left), "warnings": warnings})
+        print_json({"folder": str(folder), **facts, "left_behind": list(done.left), "warnings": told})
         return
     print_checkpoint(console(), facts)
-    for line in warnings:
+    for line in told:
         console().print(line, style="yellow")
     print_left(console(), done.left)
 

@@ -12,6 +12,7 @@ from sigprune.base.family import Plain
 from sigprune.cli_console import cell, print_rows
 from sigprune.effects.report import Report, gains, number
 from sigprune.effects.schema import FindingFacts, Histogram, IsometryFacts, Moment
+from sigprune.effects.sections import dense_heads
 from sigprune.values.finding import Bound, Finding
 
 _STATISTICS = ("mean", "std", "min", "median", "max", "condition")
@@ -65,6 +66,8 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
     print_signal(console, facts["signal"])
     mask = facts["mask"]
     console.print(f"\nsparsity {mask['sparsity']:.4f}: {mask['kept']:,} of {mask['total']:,} entries kept")
+    if heads := mask.get("dense_heads"):
+        console.print(dense_heads(report, heads).replace("`", ""))
     if facts["model"]["gates_opened"]:
         console.print(f"gates opened at initialisation: {len(facts['model']['gates_opened'])}")
     if facts["isometry"] is not None:

@@ -212,6 +212,11 @@ def _check(setting: Setting) -> None:
             "image_size of transformers)"
         ) from error
     classes = len(setting.data.classes)
+    if classes < 2:
+        raise DataError(
+            f"the data have one class ({setting.data.classes[0]}): whatever the network says is right, and "
+            "no score can rank anything; expected two or more"
+        )
     if output.dim() != 2 or output.shape[1] < classes:
         raise DataError(
             f"the data have {classes} classes, but {view.architecture} gives an output of shape "

@@ -86,6 +86,8 @@ def plain_card(
     manifest: Manifest, *, repo: str | None = None, dense: bool = True, sparse: bool = True
 ) -> str:
     """The card of a checkpoint of which no report is known: what its manifest says, and how to load it."""
+    from sigprune.verbs.emptied import emptied_in
+
     library, said = manifest.library, manifest.provenance
     front: dict[str, object] = {
         "library_name": library if library in {"timm", "transformers"} else "sigprune",
@@ -109,6 +111,7 @@ def plain_card(
         f"---\n{_yaml(front)}\n---\n\n# {manifest.architecture}, {percent} sparse\n",
         f"{manifest.kept:,} of {manifest.total:,} entries are kept in {len(rows)} tensors, packed as "
         f"{', '.join(manifest.codecs) or 'nothing'}. {unknown} in accuracy is not recorded here.\n\n"
+        "".join(f"- {_told(line)}\n" for line in emptied_in(manifest)),
         "## Loading\n",
         snippets(library, "base", repo, dense=dense, sparse=sparse),
         f"\n## How it was made\n\n{made}\n" if made else "",

@@ -114,8 +114,9 @@ def of_calibration(moment: str, done: Calibration) -> dict[str, Plain]:
 
 
 def of_mask(view: View, mask: Mask) -> dict[str, Plain]:
-    """Counts per layer and in all, and the digest."""
+    """Counts per layer and in all, and the digest; heads that stayed dense, if any did."""
     weights = {w.name: w for w in view.weights}
+    heads: list[Plain] = [w.name for w in view.weights if w.role == "head" and w.name not in mask.keep]
     layers: list[Plain] = []
     for name, (kept, total) in mask.counts().items():
         weight = weights.get(name)
@@ -127,6 +128,7 @@ def of_mask(view: View, mask: Mask) -> dict[str, Plain]:
         "total": mask.total,
         "digest": mask.digest(),
         "layers": layers,
+        **({"dense_heads": heads} if heads else {}),
     }
 
 

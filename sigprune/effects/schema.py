@@ -57,6 +57,7 @@ class MaskFacts(TypedDict):
     total: int
     digest: str
     layers: list[Layer]
+    dense_heads: NotRequired[list[str]]
 
 
 class FindingFacts(TypedDict):

@@ -160,6 +160,8 @@ def provenance(report: Report) -> str:
         f"{facts['mask']['total']:,} entries kept in {len(facts['mask']['layers'])} tensors; "
         f"{facts['model']['parameters']:,} parameters in all",
     ]
+    if heads := facts["mask"].get("dense_heads"):
+        lines.append(f"- {dense_heads(report, heads)}")
     if opened:
         lines.append(f"- {len(opened)} gates of residual branches opened before scoring")
     for done in facts["calibration"]:
@@ -174,6 +176,14 @@ def provenance(report: Report) -> str:
             f"- mean distance of the layers from isometry, ‖W Wᵀ - I‖: {before:.3g}, then {after:.3g}{floor}"
         )
     return "\n".join([*lines, "- run it again: `sigprune run recipe.yaml`"])
+
+
+def dense_heads(report: Report, heads: Sequence[str]) -> str:
+    """Which classifiers stayed dense, and whether by default."""
+    plan = report.facts["recipe"].get("prune")
+    by_default = isinstance(plan, dict) and plan.get("heads") == "dense"
+    why = " (as heads of pretrained networks do unless `prune.heads: prune` is set)" if by_default else ""
+    return f"{', '.join(f'`{name}`' for name in heads)} stayed dense{why}"
 
 
 def initialisation(report: Report) -> str:

@@ -127,6 +127,7 @@ def jacobian(
     batch = view.embedded(tensors, batch)
     if dtype is not None:
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)
+    _expect_finite_inputs(batch)
     few = None if joint else batch.part(0, 2)
     pilot = _Part.of(view, tensors, few or batch, of, at, joint=joint)
     footprint = _expect_one_function(view, tensors, pilot)
@@ -168,6 +169,16 @@ def expect_finite(tensors: Tensors) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise BadInput(f"the parameter {name} holds NaN or infinity: there is no Jacobian")
+
+
+def _expect_finite_inputs(batch: Batch) -> None:
+    for name, values in batch.inputs.items():
+        bad = int((~values.isfinite()).sum()) if values.is_floating_point() else 0
+        if bad and name != "attention_mask":  # of added masks minus infinity is a value
+            raise BadInput(
+                f"the input {name} holds {bad:,} of {values.numel():,} values that are NaN or infinite: "
+                "there is no Jacobian; look at the data and how they are normalised"
+            )
 
 
 Run = Callable[[Tensor], Tensor]
@@ -326,7 +337,7 @@ def _expect_single_maps(graph: _Graph, places: str, *, joint: bool) -> None:
     (last,) = torch.autograd.grad(output[-1].sum(), leaf, retain_graph=True, allow_unused=True)
     if last is None:
         raise BadInput(f"there is no differentiable path from {places}: it is the wrong way round, or cut")
-    if not joint and bool(last[:-1].any()):
+    if not joint and bool(last[:-1].nan_to_num().any()):  # NaN tells of overflow, not of dependence
         raise BadInput(
             "the output of the last example depends on the others (a sequence-first recurrent layer? "
             "then batch_first=True): there is no Jacobian of one example, take joint=True"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,14 @@ class Emptied:
     cut: bool = False
     total: int = 0
 
+    def __add__(self, other: Emptied) -> Emptied:
+        return Emptied(
+            self.weights + other.weights,
+            {**self.blocks, **other.blocks},
+            self.cut or other.cut,
+            self.total + other.total,
+        )
+
     def findings(self) -> Findings:
         """One for each kind of thing that is emptied; none if nothing is."""
         found = []
@@ -73,7 +81,8 @@ class Emptied:
         if self.weights:
             parts.append(f"{len(self.weights)} of {self.total} weights ({listed(self.weights)})")
         if self.blocks:
-            parts.append(counted(self.blocks))
+            count = sum(len(numbers) for numbers, _ in self.blocks.values())
+            parts.append(f"{count} blocks ({blocks_listed(self.blocks)})")
         told = [f"keeps nothing of {' and of '.join(parts)}"] if parts else []
         told += ["leaves no path from the input to the output"] if self.cut else []
         return f"the mask {' and '.join(told)}: {KEEPING}" if told else ""
@@ -88,18 +97,24 @@ def emptied(view: View, mask: Mask) -> Emptied:
     less than a hundredth, and in networks of up to :data:`FOLLOWED` parameters: one forward-mode pass for one
     example in float64.
     """
-    weights, blocks, rows = [], {}, True
-    masked = [weight for weight in view.weights if weight.name in mask.keep]
-    for weight in masked:
-        keep = mask.keep[weight.name]
-        if keep.numel() and not bool(keep.any()):
-            weights.append(weight.name)
-        elif numbers := empty_blocks(weight, keep):
-            blocks[weight.name] = numbers, sum(1 for _ in weight.layout.blocks(keep))
-        if weight.role != "embedding":
-            rows &= all(bool(block.flatten(1).any(1).all()) for block in weight.layout.blocks(keep))
+    found, rows = Emptied(), True
+    for weight in view.weights:
+        keep = mask.keep.get(weight.name)
+        if keep is not None:
+            found += emptied_part(weight, keep)
+            if weight.role != "embedding":
+                rows &= all(bool(block.flatten(1).any(1).all()) for block in weight.layout.blocks(keep))
     sparse = not rows or mask.kept < _SPARSE * mask.total
-    return Emptied(tuple(weights), blocks, sparse and _is_cut(view, mask), len(masked))
+    return replace(found, cut=sparse and _is_cut(view, mask))
+
+
+def emptied_part(weight: Weight, keep: Tensor) -> Emptied:
+    """What the mask of one weight keeps nothing of."""
+    if keep.numel() and not bool(keep.any()):
+        return Emptied((weight.name,), total=1)
+    numbers = empty_blocks(weight, keep)
+    blocks = {weight.name: (numbers, sum(1 for _ in weight.layout.blocks(keep)))} if numbers else {}
+    return Emptied(blocks=blocks, total=1)
 
 
 def empty_blocks(weight: Weight, values: Tensor) -> tuple[int, ...]:
@@ -137,12 +152,6 @@ def listed(names: Sequence[str], most: int = 40) -> str:
     """Names with commas between; of very many the first ones, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def counted(blocks: Mapping[str, tuple[Sequence[int], int]]) -> str:
-    """How many blocks, and which."""
-    count = sum(len(numbers) for numbers, _ in blocks.values())
-    return f"{count} block{'s' if count > 1 else ''} ({blocks_listed(blocks)})"
 
 
 def blocks_listed(blocks: Mapping[str, tuple[Iterable[int], int]]) -> str:

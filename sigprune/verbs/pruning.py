@@ -158,7 +158,7 @@ def choose_mask(
     plan = schedules.choose(method.schedule or own_schedule(vars(scorer.score.member)))
     allocation, pattern = method.choices(view.weights_origin)
     mask = everything = _everything(shapes)
-    target = _budget(mask.total, sparsity)
+    target = entries_kept(mask.total, sparsity)
     found = Unranked()
     budgets = plan.member.kept(mask.total, target, **plan.options)
     refuse(pattern, allocation, plan)
@@ -214,11 +214,16 @@ def rehearse(view: View, sparsity: float, method: Method) -> None:
     allocation, pattern = method.choices(view.weights_origin)
     shapes = view.prunable_shapes()
     dense, zeros = Mask.dense(shapes), {name: torch.zeros(shape) for name, shape in shapes.items()}
-    target = _budget(dense.total, sparsity)
+    target = entries_kept(dense.total, sparsity)
     Selector(sites(view), allocation, pattern, 0)(zeros, dense, target, "rehearsal")
 
 
-def _budget(total: int, sparsity: float) -> int:
+def entries_kept(total: int, sparsity: float) -> int:
+    """How many of so many entries a sparsity keeps.
+
+    Raises:
+        BadInput: none.
+    """
     kept = round(total * (1 - Fraction(str(sparsity))))
     if not kept:
         most = f"expected at most {1 - 1 / total:.6g}"

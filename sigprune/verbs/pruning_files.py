@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
@@ -22,9 +22,10 @@ from sigprune.families.scores import scores
 from sigprune.values.layout import Shape
 from sigprune.verbs.beside import copy_beside
 from sigprune.verbs.converting import base_name, origin
+from sigprune.verbs.emptied import Emptied, EmptiedWeights, emptied_part
 from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
-from sigprune.verbs.pruning import Method
+from sigprune.verbs.pruning import Method, entries_kept
 from sigprune.verbs.radix import bits_of, kth_largest
 from sigprune.verbs.selecting import Selector, refuse, sites
 from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
@@ -78,12 +79,15 @@ def prune_files(
         BadScores: a weight is NaN or infinite.
         FolderExists: the folder is not empty.
         NoSpace: the disk is full.
+
+    Warns:
+        EmptiedWeights: nothing is kept of a weight, or of a block of one.
     """
     score = scores.choose(method.score).name
     source = _source(ref, sparsity, score)
     view = describe(source.model, include=include, exclude=exclude, weights_origin="pretrained")
     shapes = view.prunable_shapes()
-    kept = round(sum(math.prod(shape) for shape in shapes.values()) * (1 - Fraction(str(sparsity))))
+    kept = entries_kept(sum(math.prod(shape) for shape in shapes.values()), sparsity)
     ranked = _Scores(source, shapes, score, seed)
     allocation, pattern = method.choices("pretrained")
     select = Selector(sites(view), allocation, pattern, seed)
@@ -98,10 +102,11 @@ def prune_files(
             left = copy_beside(ref, source.folder, staging, source.library, packed=True, same=False)
         packed = PackedWriter(staging, source.library, view.architecture, source.tied, said, choice, most)
         dense = DenseWriter(staging, most if adapters.get(source.library).SHARDED else None)
-        done = 0
+        done, found, weights = 0, Emptied(), {weight.name: weight for weight in view.weights}
         for file in source.files():
             for name, tensor in file:
                 keep = choose(name, ranked.of(name, tensor)) if name in shapes else None
+                found += Emptied() if keep is None else emptied_part(weights[name], keep)
                 values = storable(tensor, keep)
                 packed.add(name, values, keep)
                 dense.add(name, values)
@@ -115,7 +120,9 @@ def prune_files(
             for name, entry in manifest.tensors.items()
             if entry.masked is not None
         }
-        return Written(sizes(staging), layers, left)
+        if str(found):
+            warnings.warn(str(found), EmptiedWeights, stacklevel=2)
+        return Written(sizes(staging), layers, left, tuple(map(str, found.findings())))
 
 
 def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:

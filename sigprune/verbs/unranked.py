@@ -11,7 +11,7 @@ from sigprune.base.tensors import Tensors
 from sigprune.values.finding import Finding
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
-from sigprune.verbs.emptied import blocks_listed, counted, empty_blocks, listed
+from sigprune.verbs.emptied import blocks_listed, empty_blocks, listed
 
 Blocks = Mapping[str, tuple[tuple[int, ...], int]]
 """Name of a weight -> numbers of some of its blocks, and how many it has."""
@@ -53,10 +53,11 @@ class Unranked:
 
     def __str__(self) -> str:
         """One line about weights and blocks without scores; empty if there are none."""
-        several = "s" if len(self.weights) > 1 else ""
-        parts = [f"{len(self.weights)} weight{several} ({listed(self.weights)})"] if self.weights else []
-        parts += [counted(self.blocks)] if self.blocks else []
-        return f"every entry of {' and of '.join(parts)} has the score zero: {self.cause}" if parts else ""
+        numbers = {"weights": len(self.weights), "blocks": _count(self.blocks)}
+        parts = [f"{number} {what}" for what, number in numbers.items() if number]
+        names = "; ".join(filter(None, (listed(self.weights), blocks_listed(self.blocks))))
+        zero = f"every entry of {' and '.join(parts)} has the score zero ({names})"
+        return f"{zero}: {self.cause}" if parts else ""
 
 
 def unranked(view: View, ranked: Tensors, mask: Mask, unrouted: Blocks) -> Unranked:

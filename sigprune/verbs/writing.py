@@ -32,11 +32,13 @@ class Written:
         files: path in the folder -> bytes.
         layers: masked tensor -> entries that are kept, and all of them.
         left: files of the source that stay behind.
+        warnings: what a mask that was chosen here empties, one line each.
     """
 
     files: Mapping[str, int]
     layers: Mapping[str, tuple[int, int]]
     left: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:

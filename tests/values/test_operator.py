@@ -260,3 +260,23 @@ def test_parameters_that_are_not_finite_are_named():
         view.params()[view.weights[1].name][0, 0] = torch.nan
     with pytest.raises(BadInput, match=f"the parameter {view.weights[1].name} holds NaN or infinity"):
         jacobian(view, labelled(view)[0])
+
+
+def test_inputs_and_outputs_that_are_not_finite_are_blamed_on_nothing_else():
+    """Gradients of NaN are NaN everywhere: no sign that one example depends on another."""
+    view = small_views()["mlp"]
+    batch = torch.full((2, 12), torch.inf)
+    with pytest.raises(BadInput, match=r"input holds 24 of 24 values that are NaN or infinite"):
+        jacobian(view, batch)
+    loud = describe(torch.nn.Sequential(torch.nn.Linear(4, 4), Squaring(), torch.nn.Linear(4, 2)))
+    with torch.no_grad():
+        loud.module[0].weight.fill_(1e30)
+    spectrum = measure(jacobian(loud, torch.ones(3, 4)))
+    assert not spectrum.values.isfinite().all()
+
+
+class Squaring(torch.nn.Module):
+    """Overflows where its input is large; the gradient is infinite there."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().square()

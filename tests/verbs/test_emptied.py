@@ -109,9 +109,9 @@ def test_a_dead_group_is_named(score):
     how = {"allocation": "pooled", "pattern": "unstructured", "batches": labelled(view)}
     told = told_by(lambda: prune(view, sparsity=0.5, score=score, **how))
     assert told.keys() == {DeadWeights, EmptiedWeights}
-    dead = "of 1 block (conv.weight: block 1 of 2) has the score zero: the output does not depend"
+    dead = "of 1 blocks has the score zero (conv.weight: block 1 of 2): the output does not depend"
     assert dead in told[DeadWeights]
-    assert "keeps nothing of 1 block (conv.weight: block 1 of 2): keep some" in told[EmptiedWeights]
+    assert "keeps nothing of 1 blocks (conv.weight: block 1 of 2): keep some" in told[EmptiedWeights]
 
 
 def test_queries_and_keys_of_one_token_are_named_fused_or_not():
@@ -121,8 +121,8 @@ def test_queries_and_keys_of_one_token_are_named_fused_or_not():
     bert = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     bert |= {"vocab_size": 20, "max_position_embeddings": 8, "task": "masked-lm"}
     expected = {
-        "gpt2": "2 blocks (transformer.h.0.attn.c_attn.weight: blocks 0, 1 of 3) has the score zero",
-        "bert": "2 weights (bert.encoder.layer.0.attention.self.query.weight, bert.",
+        "gpt2": "2 blocks has the score zero (transformer.h.0.attn.c_attn.weight: blocks 0, 1 of 3)",
+        "bert": "2 weights has the score zero (bert.encoder.layer.0.attention.self.query.weight, bert.",
     }
     for name, args in (("gpt2", gpt), ("bert", bert)):
         view = describe(seeded(open_model(f"transformers:{name}", args=args)))

@@ -215,3 +215,13 @@ def test_files_are_pruned_by_the_same_defaults(tmp_path, bert):
     assert written.layers == prune(view, sparsity=0.5, score="magnitude").counts()
     other = prune_files(bert, tmp_path / "y", sparsity=0.5, include=("*", "head"))
     assert HEAD in other.layers
+
+
+def test_biases_are_ranked_by_rows_too():
+    """Each output has one bias: in rows of their own they would be kept and removed at random."""
+    view = describe(seeded(mlp())).select(biases=True)
+    mask = prune(view, sparsity=0.5, score="wanda", batches=labelled(view))
+    sizes = view.params()["0.bias"].abs()
+    keep = mask.keep["0.bias"]
+    assert int(keep.sum()) == 8
+    assert sizes[keep].min() > sizes[~keep].max()

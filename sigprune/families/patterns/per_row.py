@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -30,12 +31,17 @@ def select(ranking: Ranking, allocate: Allocate) -> dict[str, Tensor]:
 
 def _rows(scores: Tensor, count: int, site: Site, generator: torch.Generator) -> Tensor:
     scores = scores.contiguous()
-    left = [(rows.flatten(1) > -torch.inf).sum(1).cpu() for rows in site.rows(scores)]
+    left = [(rows.flatten(1) > -torch.inf).sum(1).cpu() for rows in _matrices(scores, site)]
     shares = _level(torch.cat(left), count, generator).split([len(part) for part in left])
     keep = torch.zeros(scores.shape, dtype=torch.bool)
-    for rows, places, share in zip(site.rows(scores), site.rows(keep), shares, strict=True):
+    for rows, places, share in zip(_matrices(scores, site), _matrices(keep, site), shares, strict=True):
         places.copy_(best_in_rows(rows.flatten(1), share, generator).reshape(places.shape))
     return keep
+
+
+def _matrices(tensor: Tensor, site: Site) -> Iterator[Tensor]:
+    """The blocks; a bias is one row: with one entry in each, none of its scores would be compared."""
+    return iter((tensor.reshape(1, -1),)) if site.layout is None else site.rows(tensor)
 
 
 def _level(left: Tensor, count: int, generator: torch.Generator) -> Tensor:
