@@ -189,3 +189,19 @@ def test_a_card_without_a_report_shows_the_recipe_of_the_run(report: Report) -> 
     assert yaml.safe_load(recipe) == report.facts["recipe"]
     assert "recipe digest: `abc`" in text
     assert "How the mask was found" not in text
+
+
+def test_heads_that_stay_dense_are_named(data: Data) -> None:
+    assert "stayed dense" not in card(Report(data))
+    data["mask"]["dense_heads"] = ["head.weight"]
+    assert "- `head.weight` stayed dense\n" in card(Report(data))
+    data["recipe"]["prune"] = {**data["recipe"].get("prune", {}), "heads": "dense"}
+    assert "`head.weight` stayed dense (as heads of pretrained networks do unless" in card(Report(data))
+
+
+def test_a_card_without_a_report_tells_what_the_mask_emptied() -> None:
+    entry = Entry((2, 4), "float32", "0" * 64, Masked(0, "bitmask", "0" * 64, {"": "0" * 64}))
+    text = plain_card(Manifest("timm", "resnet18", {"fc.weight": entry}))
+    assert "- `warning: collapsed_weights is 1 (fc.weight), expected 0; keep some of each" in text
+    said = {"findings": ["warning: open_path is 0 (from the input to the output), expected 1"]}
+    assert "`warning: open_path is 0" in plain_card(Manifest("timm", "resnet18", {}, provenance=said))

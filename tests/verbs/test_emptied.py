@@ -9,18 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, DataError
 from sigprune.base.family import Step
+from sigprune.effects.hub_plan import plan_push
+from sigprune.experiment_setting import open_setting
+from sigprune.recipe import parse_recipe
 from sigprune.values.mask import Mask
 from sigprune.values.packed import read_manifest
 from sigprune.verbs.checkpoint import save
 from sigprune.verbs.emptied import EmptiedWeights, emptied, emptied_in
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import DeadWeights, UnroutedExperts, apply_, prune
+from sigprune.verbs.pruning import DeadWeights, Method, UnroutedExperts, apply_, prune
+from sigprune.verbs.pruning_files import prune_files
 from sigprune.verbs.reachability import connected
 from sigprune.verbs.verifying import Evidence, judge
 from tests.networks import labelled, mlp, seeded
+from tests.verbs.test_weights_origin import BERT
 
 MIXTRAL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
@@ -227,3 +232,35 @@ def test_a_checkpoint_says_what_is_emptied(tmp_path):
     manifest = read_manifest(tmp_path / "y")
     assert "findings" not in manifest.provenance
     assert emptied_in(manifest) == ()
+
+
+def test_a_push_warns_of_what_the_checkpoint_says(tmp_path):
+    view = describe(open_model("timm:test_resnet", args={"num_classes": 4}))
+    name = view.prunable[3]
+    mask = emptying(name, view=view)
+    apply_(view, mask)
+    with pytest.warns(EmptiedWeights, match=name):
+        save(tmp_path / "x", view, mask)
+    plan = plan_push(tmp_path / "x", "someone/net")
+    assert plan.warnings[0].startswith(f"warning: collapsed_weights is 1 ({name}), expected 0")
+    assert f"collapsed_weights is 1 ({name})" in plan.made["README.md"]
+
+
+def test_files_pruned_one_by_one_name_what_they_empty(tmp_path):
+    model = seeded(open_model("transformers:bert", args=BERT))
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    with torch.no_grad():
+        model.get_parameter(name).mul_(1e-9)
+    model.save_pretrained(tmp_path / "x")
+    method = Method("magnitude", "pooled")
+    with pytest.warns(EmptiedWeights, match=rf"keeps nothing of 1 of \d+ weights \({name}\): keep some"):
+        written = prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.5, method=method)
+    assert written.warnings[0].startswith(f"warning: collapsed_weights is 1 ({name}), expected 0; keep some")
+    assert emptied_in(read_manifest(tmp_path / "y")) == written.warnings
+
+
+def test_data_of_one_class_are_refused_for_what_they_are():
+    data = {"source": {"name": "noise", "classes": 1, "examples": 16, "size": 32}}
+    recipe = parse_recipe({"model": {"ref": "timm:test_resnet"}, "data": data})
+    with pytest.raises(DataError, match=r"the data have one class \(0\): whatever the network says is right"):
+        open_setting(recipe)
