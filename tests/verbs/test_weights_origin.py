@@ -79,7 +79,8 @@ def test_what_sigprune_writes_keeps_the_origin():
     view = describe(open_model("timm:test_resnet", args={"num_classes": 4, "in_chans": 1}))
     reinit_(view)
     assert view.weights_origin == "fresh"
-    mask = prune(view, sparsity=0.5, score="magnitude")
+    mask = prune(view, sparsity=0.5, batches=labelled(view, examples=2, batches=1))
+    assert view.weights_origin == "fresh", "scoring writes nothing"
     apply_(view, mask)
     restore_(view, mask, Step("gradient_descent", {"steps": 1}))
     calibrate_(view, torch.ones(2, 1, 32, 32), target=1e-3, tolerance=1e4)

@@ -29,8 +29,8 @@ def score(problem: Problem) -> Tensors:
     zeros; in a table of embeddings one for each time that its row is looked up (positions once per batch);
     for a bias the constant 1. A weight that is used several times (tied, recurrent) meets the inputs of all
     uses. Positions that a mask hides further on in the network count: pass texts without padding. An expert
-    that no token was sent to has the score zero. Weights that their module standardises or normalises count
-    as the forward pass uses them.
+    that no token was sent to has the score zero (pruning then ranks it by magnitude). Weights that their
+    module standardises or normalises count as the forward pass uses them.
 
     The paper compares entries within each output, never across: allocation ``uniform`` with the pattern
     ``per_row``, the default, is its method (``n_m`` its structured one).
