@@ -105,14 +105,15 @@ def plain_card(
         if entry.kept is not None
     ]
     percent, made = sections.percent(manifest.sparsity), _made(said)
+    lines = [f"- {_told(line)}\n" for line in emptied_in(manifest)]
+    warned = "".join(lines) + "\n" * bool(lines)
     found = said.keys() & {"score", "mask_from", "recipe"}
     unknown = "What that costs" if found else "How the mask was found and what it costs"
     return "\n".join([
         f"---\n{_yaml(front)}\n---\n\n# {manifest.architecture}, {percent} sparse\n",
         f"{manifest.kept:,} of {manifest.total:,} entries are kept in {len(rows)} tensors, packed as "
         f"{', '.join(manifest.codecs) or 'nothing'}. {unknown} in accuracy is not recorded here.\n\n"
-        "".join(f"- {_told(line)}\n" for line in emptied_in(manifest)),
-        "## Loading\n",
+        f"{warned}## Loading\n",
         snippets(library, "base", repo, dense=dense, sparse=sparse),
         f"\n## How it was made\n\n{made}\n" if made else "",
         f"## Layers\n\n{sections.table(('tensor', 'shape', 'kept', 'sparsity'), rows)}\n",

@@ -170,7 +170,7 @@ def choose_mask(
         ranked = scorer(mask, None if batches is None else Told(batches, tell), str(number))
         unrouted = rank_unrouted_(view, ranked, mask)
         if number == 0:
-            found = unranked(view, ranked, mask, unrouted)
+            found = unranked(view, ranked, unrouted)
         mask = select(ranked, everything if returning else mask, budget, str(number))
         tell(each)
     processes.expect_equal(mask.digest, "the mask")

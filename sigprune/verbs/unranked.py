@@ -60,7 +60,7 @@ class Unranked:
         return f"{zero}: {self.cause}" if parts else ""
 
 
-def unranked(view: View, ranked: Tensors, mask: Mask, unrouted: Blocks) -> Unranked:
+def unranked(view: View, ranked: Tensors, unrouted: Blocks) -> Unranked:
     """What the scores of the first round do not rank.
 
     A bias is zero at initialisation and then has zero scores by definition; a kernel of one channel is a
@@ -75,28 +75,28 @@ def unranked(view: View, ranked: Tensors, mask: Mask, unrouted: Blocks) -> Unran
             weights.append(weight.name)
         elif numbers := empty_blocks(weight, values):
             blocks[weight.name] = numbers, _blocks_of(view, weight.name)
-    cause = cause_of(view, tuple(weights), mask) if weights or blocks else ""
+    cause = cause_of(view, tuple(weights)) if weights or blocks else ""
     return Unranked(tuple(weights), blocks, unrouted, cause)
 
 
-def cause_of(view: View, dead: tuple[str, ...], mask: Mask) -> str:
+def cause_of(view: View, dead: tuple[str, ...]) -> str:
     """Why scores are zero: closed gates, an objective that nothing changes, or parts without effect."""
     params = view.params()
     closed = [g.name for g in view.gates if not float(params[g.name].abs().max()) > 0.1]
     if closed:
         return (
-            f"the score cannot rank them behind {len(closed)} closed gates ({listed(closed, 3)}): set "
-            "init.gates: open, or reinit_(view, ..., gates='open')"
+            f"a closed gate ({listed(closed, 3)}) lets no gradient through: set init.gates: open, or "
+            "reinit_(view, ..., gates='open')"
         )
-    if len(dead) == sum(weight.name in mask.keep for weight in view.weights):
+    if {weight.name for weight in view.weights if weight.role != "embedding"} <= {*dead}:
         with torch.no_grad():
             output = view.forward({}, view.example)
         if output.dim() > 1 and output.shape[-1] == 1:
             return "the output is a single number: of one class no loss depends on it; score with two or more"
         return "the objective does not change with any weight: look at the data (inputs of zeros?)"
     return (
-        "the output does not depend on them at these examples (queries and keys of a single token, units "
-        "that are never active): score with more or other examples, or exclude them"
+        "a part that the output does not depend on at these examples (queries and keys of a single token, "
+        "units that are never active): score with more or other examples, or exclude it"
     )
 
 

@@ -201,7 +201,7 @@ def test_heads_that_stay_dense_are_named(data: Data) -> None:
 
 def test_a_card_without_a_report_tells_what_the_mask_emptied() -> None:
     entry = Entry((2, 4), "float32", "0" * 64, Masked(0, "bitmask", "0" * 64, {"": "0" * 64}))
-    text = plain_card(Manifest("timm", "resnet18", {"fc.weight": entry}))
+    text = plain_card(Manifest("timm", "resnet18", {"fc.weight": entry}, {}))
     assert "- `warning: collapsed_weights is 1 (fc.weight), expected 0; keep some of each" in text
     said = {"findings": ["warning: open_path is 0 (from the input to the output), expected 1"]}
-    assert "`warning: open_path is 0" in plain_card(Manifest("timm", "resnet18", {}, provenance=said))
+    assert "`warning: open_path is 0" in plain_card(Manifest("timm", "resnet18", {}, {}, said))
