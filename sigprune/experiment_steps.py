@@ -26,6 +26,7 @@ from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.calibrating import calibrate_, scaled_part
+from sigprune.verbs.image_detail import detail_finding
 from sigprune.verbs.init_policy import Treatment, treatments
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.isometry import restore_
@@ -142,7 +143,8 @@ class Experiment:
             self.view, examples, spectrum, pruned.mask, pruned.unranked, gains=self.gains, on_path=on_path
         )
         findings = judge(evidence, self.recipe.bounds(), "before training")
-        self.findings += [facts.of_finding(f) for f in findings]
+        detail = detail_finding(self.setting.data.train[0], tuple(examples[0].shape[2:]))
+        self.findings += [facts.of_finding(f) for f in (*detail, *findings)]
         findings.require()
 
     def twin(self) -> View:

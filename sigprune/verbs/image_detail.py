@@ -33,8 +33,15 @@ def detail_kept(images: Tensor, size: tuple[int, int]) -> float:
     return float(1 - (images - again).square().mean() / variance.clamp_min(1e-30))
 
 
-def detail_finding(images: Tensor, size: tuple[int, int]) -> list[Finding]:
-    """A warning if little of the images is left at the size that the model gets; empty otherwise."""
+def detail_finding(images: Tensor, size: tuple[int, ...]) -> list[Finding]:
+    """A warning if little of the images is left at the size that the model gets; empty otherwise.
+
+    Args:
+        images: (examples, channels, height, width), floating point.
+        size: height and width of what the model gets; empty where it gets them flattened.
+    """
+    if len(size) != 2:
+        return []
     kept = detail_kept(images[:_LOOKED_AT], size)
     if kept >= LEAST:
         return []
