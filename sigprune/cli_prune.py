@@ -102,6 +102,9 @@ def convert(
         str | None, typer.Option(metavar="REF", help="mask of a dense checkpoint (its zeros tell)")
     ] = None,
     max_shard: Annotated[float, typer.Option(min=0.001, help="GB of tensors in one file")] = 5.0,
+    accept_config: Annotated[
+        bool, typer.Option("--accept-config", help="take config.json as it is now, though it was edited")
+    ] = False,
     revision: Revision = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -120,8 +123,10 @@ def convert(
     if not math.isfinite(max_shard):
         raise BadInput(f"--max-shard: expected a number of GB, got {max_shard}")
     with watch(quiet=quiet).step(f"convert {ref}"):
-        most = round(max_shard * 1e9)
-        done = write(ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=most, force=force)
+        done = write(
+            ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=round(max_shard * 1e9),
+            force=force, accept_config=accept_config,
+        )  # fmt: skip
     if as_json:
         counts = {"tensors": len(done.layers), "kept": done.kept, "total": done.total}
         facts = {"folder": str(folder), "files": dict(done.files), **counts, "sparsity": done.sparsity}

@@ -18,7 +18,7 @@ LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experimen
 VALUES = [
     "bits", "layout", "convolution", "weight", "batch", "origin", "recomputation", "view", "mask", "taps",
     "paths", "operator", "convolution_operator", "spectrum", "gains", "slot", "ranking", "composition",
-    "problem", "orthogonality", "finding", "manifest", "packed",
+    "problem", "orthogonality", "finding", "manifest", "network", "packed",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],

@@ -12,6 +12,7 @@ from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
 from sigprune.families.adapters._contained import file_in, files_in
 from sigprune.families.adapters._hub import check_name
+from sigprune.values.network import expect_network
 from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
 from sigprune.verbs.beside import with_plug_in
 from sigprune.verbs.emptied import emptied_in
@@ -85,6 +86,7 @@ def plan_push(folder: str | Path, repo: str, *, dense: bool | None = None, spars
         else:
             left_out[name] = reason
     left_out |= listing.refused
+    expect_network(folder, manifest)
     with reading_damaged(folder):
         made = {CARD: _card(folder, repo, dense=sends, sparse=sparse)}
         if not sparse and manifest.library == "transformers":

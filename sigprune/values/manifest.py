@@ -16,8 +16,11 @@ from sigprune.base.family import Plain
 from sigprune.values.layout import Shape
 from sigprune.values.mask import digest_of_bits
 
-SCHEMA = 1
-"""The version of the manifest's layout; a reader refuses any other."""
+SCHEMA = 2
+"""The version of the manifest's layout that is written."""
+
+KNOWN_SCHEMAS = (1, 2)
+"""Those that are read: 1, of version 0.1.0, lacks ``network``. A reader refuses any other."""
 
 _FIELDS = frozenset({
     "architecture",
@@ -32,6 +35,7 @@ _FIELDS = frozenset({
     "tied",
     "total",
 })
+"""The keys of schema 1; schema 2 has ``network`` too."""
 
 _RANK = 64
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
@@ -125,6 +129,8 @@ class Manifest:
         tensors: state-dict name -> what is stored; tied copies once.
         tied: state-dict name of a tied copy -> the name it is stored under.
         provenance: what the caller added: recipe, digest of the recipe, versions.
+        network: what of ``config.json`` makes the network, as :func:`~sigprune.values.network.network_of` has
+            it; None in schema 1, which does not say it.
     """
 
     library: str
@@ -132,6 +138,7 @@ class Manifest:
     tensors: Mapping[str, Entry]
     tied: Mapping[str, str]
     provenance: Mapping[str, Plain] = field(default_factory=dict)
+    network: Mapping[str, Plain] | None = None
 
     @classmethod
     def union(cls, shards: Sequence[Manifest]) -> Manifest:
@@ -145,12 +152,8 @@ class Manifest:
         tensors: dict[str, Entry] = {}
         tied: dict[str, str] = {}
         for shard in shards:
-            if (shard.library, shard.architecture, shard.provenance) != (
-                first.library,
-                first.architecture,
-                first.provenance,
-            ):
-                raise CheckpointError("the files are not of one model: library or provenance differ")
+            if replace(shard, tensors={}, tied={}) != replace(first, tensors={}, tied={}):
+                raise CheckpointError("the files are not of one model: library, provenance or network differ")
             for name in shard.tensors.keys() & tensors.keys():
                 raise CheckpointError(f"{name}: two of the files hold it")
             tensors |= shard.tensors
@@ -158,7 +161,12 @@ class Manifest:
         for alias, name in tied.items():
             if alias in tensors or name not in tensors:
                 raise CheckpointError(f"{alias}: expected a copy of a stored tensor, got one of {name!r}")
-        return cls(first.library, first.architecture, tensors, tied, first.provenance)
+        return replace(first, tensors=tensors, tied=tied)
+
+    @property
+    def schema(self) -> int:
+        """The version of the layout: that which was read, or :data:`SCHEMA`."""
+        return 1 if self.network is None else SCHEMA
 
     @property
     def mask_digest(self) -> str:
@@ -218,7 +226,7 @@ class Manifest:
             BadInput: the provenance holds something that is not plain, finite JSON.
         """
         plain: dict[str, Plain] = {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "library": self.library,
             "architecture": self.architecture,
             "tensors": {name: entry.to_plain() for name, entry in self.tensors.items()},
@@ -229,6 +237,8 @@ class Manifest:
             "sparsity": self.sparsity,
             "provenance": dict(self.provenance),
         }
+        if self.network is not None:
+            plain["network"] = dict(self.network)
         return signed(plain)
 
     @classmethod
@@ -245,13 +255,15 @@ class Manifest:
     @classmethod
     def _parse(cls, text: str) -> Manifest:
         plain = load_object(text)
-        if plain.get("schema") != SCHEMA:
+        schema = plain.get("schema")
+        if type(schema) is not int or schema not in KNOWN_SCHEMAS:
+            known = " or ".join(map(str, KNOWN_SCHEMAS))
             raise CheckpointError(
-                f"expected schema {SCHEMA}, got {plain.get('schema')!r}; "
-                "a newer sigprune wrote it: upgrade sigprune"
+                f"expected schema {known}, got {schema!r}; a newer sigprune wrote it: upgrade sigprune"
             )
-        if plain.keys() != _FIELDS:
-            raise CheckpointError(f"missing or unknown field {min(plain.keys() ^ _FIELDS)!r}")
+        fields = _FIELDS if schema == 1 else _FIELDS | {"network"}
+        if plain.keys() != fields:
+            raise CheckpointError(f"missing or unknown field {min(plain.keys() ^ fields)!r}")
         tied = get(plain, "tied", dict)
         manifest = cls(
             library=get(plain, "library", str),
@@ -259,6 +271,7 @@ class Manifest:
             tensors={name: _entry(name, value) for name, value in get(plain, "tensors", dict).items()},
             tied={name: get(tied, name, str) for name in tied},
             provenance=get(plain, "provenance", dict),
+            network=None if schema == 1 else get(plain, "network", dict),
         )
         if not manifest._writes(text):
             raise CheckpointError("its text and its own digest or counts disagree; it was changed")

@@ -13,7 +13,7 @@ from sigprune.base.canonical import get, load_object, read_text, signed
 from sigprune.base.errors import CheckpointError, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain
 from sigprune.base.safetensors_header import read_header
-from sigprune.values.manifest import SCHEMA, Manifest
+from sigprune.values.manifest import KNOWN_SCHEMAS, SCHEMA, Manifest
 
 STEM, VARIANT = "model", "sparse"
 
@@ -37,14 +37,16 @@ class Index:
     Attributes:
         shards: file name -> digest of the manifest that it carries.
         mask_digest: digest of the mask of all of them.
+        schema: that of the manifests.
     """
 
     shards: Mapping[str, str]
     mask_digest: str
+    schema: int = SCHEMA
 
     def to_json(self) -> str:
         """Canonical JSON that carries its own digest."""
-        return signed({"schema": SCHEMA, "shards": dict(self.shards), "mask": self.mask_digest})
+        return signed({"schema": self.schema, "shards": dict(self.shards), "mask": self.mask_digest})
 
     @classmethod
     def parse(cls, text: str) -> Index:
@@ -54,16 +56,20 @@ class Index:
             CheckpointError: it is something else, or names files that no packed model has.
         """
         plain = load_object(text)
-        if plain.keys() != {"schema", "shards", "mask", "digest"} or plain["schema"] != SCHEMA:
+        schema = plain.get("schema")
+        fields = plain.keys() == {"schema", "shards", "mask", "digest"}
+        if not fields or type(schema) is not int or schema not in KNOWN_SCHEMAS:
+            known = " or ".join(map(str, KNOWN_SCHEMAS))
             raise CheckpointError(
-                f"index: expected schema {SCHEMA}, shards, mask and digest, got {text[:80]!r}"
+                f"index: expected schema {known}, shards, mask and digest, got {text[:80]!r}"
             )
         shards = get(plain, "shards", dict)
         wanted = {shard_name(i, len(shards)) for i in range(1, len(shards) + 1)}
         if shards.keys() != wanted or not shards:
             odd = min(shards.keys() ^ wanted, default="no file")
             raise CheckpointError(f"index: expected the files {shard_name(1, len(shards))}, ..., got {odd!r}")
-        index = cls({name: get(shards, name, str) for name in sorted(shards)}, get(plain, "mask", str))
+        digests = {name: get(shards, name, str) for name in sorted(shards)}
+        index = cls(digests, get(plain, "mask", str), schema)
         if index.to_json() != text:
             raise CheckpointError("index: its text and its own digest disagree; it was changed")
         return index
@@ -131,6 +137,8 @@ def _fit(index: Index, shards: Mapping[str, Manifest]) -> None:
         if found != digest:
             raise CheckpointError(f"{name}: the index expects the manifest {digest}, got {found}")
     whole = Manifest.union([shards[name] for name in index.shards])
+    if whole.schema != index.schema:
+        raise CheckpointError(f"schema: the index expects {index.schema}, got {whole.schema}")
     if whole.mask_digest != index.mask_digest:
         raise CheckpointError(f"mask: the index expects {index.mask_digest}, got {whole.mask_digest}")
 

@@ -24,6 +24,9 @@ REPORT = "report.json"
 SMALL = 10**7
 """Bytes of a file in a subfolder that still travels."""
 
+LARGE = 512 * 2**20
+"""Bytes of a vocabulary that still travels; large ones have some 40 MB."""
+
 _TEXTS = frozenset({".json", ".jsonl", ".txt", ".model", ".yaml"})
 """Endings of vocabularies and settings."""
 
@@ -141,7 +144,7 @@ def _travels(name: str, size: int) -> bool:
     path = PurePosixPath(name)
     if ".safetensors.index." in path.name or path.is_absolute() or ".." in path.parts or "\\" in name:
         return False
-    small = len(path.parts) == 1 or size <= SMALL
+    small = size <= (LARGE if len(path.parts) == 1 else SMALL)
     return small and (path.suffix in _TEXTS or _LEGAL.fullmatch(path.name) is not None)
 
 

@@ -11,7 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
+from sigprune.base.canonical import read_object
+from sigprune.base.errors import BadInput, CheckpointError, TooLarge, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain, Step
 from sigprune.base.folders import new_folder
 from sigprune.base.tensors import Tensors
@@ -19,14 +20,19 @@ from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
+from sigprune.values.network import expect_counts, expect_network, network_in
 from sigprune.values.origin import origin_in, remember_origin_
 from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.view import View, expect_view
+from sigprune.verbs.constructing import at_most
 from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.files import MOST, file_facts, reading
 from sigprune.verbs.locating import CONFIG, packed_folder
 from sigprune.verbs.packing import storable, unpack
 from sigprune.verbs.writing import DenseWriter, PackedWriter
+
+_BUFFERS = 2**30
+"""Bytes of buffers that a network makes itself, beyond as many as are stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +112,9 @@ def save(
             provenance.setdefault("weights_origin", "pretrained")
         provenance |= _findings(view, mask)
         packed = PackedWriter(
-            staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), most
-        )
+            staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), most,
+            network_in(staging),
+        )  # fmt: skip
         dense = DenseWriter(staging, most if adapter.SHARDED else None)
         for name, tensor in tensors.items():
             keep = mask.keep.get(name)
@@ -157,9 +164,13 @@ def load(
     folder = packed_folder(ref, revision, config=into is None)
     shards = read_manifests(folder)
     manifest = Manifest.union(list(shards.values()))
+    place = str(folder / (PACKED if PACKED in shards else PACKED_INDEX))
+    if into is None:
+        with reading_damaged(folder / CONFIG):
+            _expect_fitting_config(folder, manifest, place)
     model = _rebuilt(folder, manifest) if into is None else into
     slots = model.state_dict(keep_vars=True)
-    with in_checkpoint(str(folder / (PACKED if PACKED in shards else PACKED_INDEX))):
+    with in_checkpoint(place):
         _expect_fit(model, slots, manifest, any_dtype=into is None)
     if into is None:
         _untie_(model, slots, manifest)
@@ -245,10 +256,49 @@ def _kind(value: object) -> str:
     return "a tensor on the meta device" if value.is_meta else f"a tensor of layout {value.layout}"
 
 
+def _expect_fitting_config(folder: Path, manifest: Manifest, place: str) -> None:
+    """Make sure that ``config.json`` makes the network of the files, before any memory is taken for it.
+
+    It is built on the meta device for that; a few constructors need values, and are only counted.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return
+    expect_network(folder, manifest)
+    names = len(manifest.tensors) + len(manifest.tied)
+    expect_counts(read_object(path), names, path)
+    with at_most(names, path):
+        skeleton = _skeleton(folder, manifest)
+    if skeleton is None:
+        return
+    with in_checkpoint(place):
+        _expect_fit(skeleton, skeleton.state_dict(keep_vars=True), manifest, any_dtype=True)
+    stored = sum(entry.total * entry.torch_dtype.itemsize for entry in manifest.tensors.values())
+    made = sum(b.nbytes for name, b in skeleton.named_buffers() if name not in manifest.tensors)
+    if made > stored + _BUFFERS:
+        raise TooLarge(
+            f"{path}: it makes a network with {made:,} bytes of buffers beside {stored:,} bytes of stored "
+            f"tensors; expected at most {_BUFFERS:,} more than these"
+        )
+
+
+def _skeleton(folder: Path, manifest: Manifest) -> nn.Module | None:
+    """The model on the meta device; None where that fails: what is wrong is said by :func:`_rebuilt`."""
+    try:
+        with torch.device("meta"):
+            return adapters.get(manifest.library).rebuild(folder)
+    except Exception:
+        return None
+
+
 def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     """The model that ``config.json`` describes, in the dtype of the stored parameters where they have one."""
+    names = len(manifest.tensors) + len(manifest.tied)
     try:
-        model = adapters.get(manifest.library).rebuild(folder)
+        with at_most(names, folder / CONFIG):
+            model = adapters.get(manifest.library).rebuild(folder)
+    except TooLarge:
+        raise
     except CheckpointError as error:
         raise CheckpointError(f"{error} (or pass a model of yours: load(..., into=model))") from error
     except Exception as error:  # whatever libraries raise for values that they do not expect

@@ -17,7 +17,9 @@ from sigprune.families.adapters import adapters
 from sigprune.families.adapters._hub import listing
 from sigprune.families.codecs import codecs
 from sigprune.values.bits import as_integers
+from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
+from sigprune.values.network import expect_network, network_in
 from sigprune.values.packed import PACKED, PACKED_INDEX, is_packed_file, read_manifest, read_manifests
 from sigprune.verbs.beside import copy_beside, tell_files_
 from sigprune.verbs.checkpoint import stored, unpacked
@@ -47,7 +49,7 @@ _SIGNED_ZERO = frozenset({
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Tensors one by one, and what a manifest says of the whole; the codecs of a packed one."""
+    """Tensors one by one, and what a manifest says of the whole; codecs and manifest of a packed one."""
 
     library: str
     architecture: str
@@ -56,6 +58,7 @@ class _Source:
     folder: Path
     tensors: Iterator[tuple[str, Tensor, Tensor | None]]
     codecs: Mapping[str, str] | None = None
+    manifest: Manifest | None = None
 
 
 def convert(
@@ -68,6 +71,7 @@ def convert(
     revision: str | None = None,
     most: int = MOST,
     force: bool = False,
+    accept_config: bool = False,
 ) -> Written:
     """Write a checkpoint anew: packed, dense, or both; lossless but for the sign of removed zeros.
 
@@ -85,6 +89,8 @@ def convert(
         revision: branch, tag or commit of a repository.
         most: bytes of tensors in one file.
         force: replace a checkpoint that the folder holds.
+        accept_config: take ``config.json`` as it is, though it no longer makes the network that the packed
+            weights were written with: it was edited, and the edit is meant.
 
     Returns:
         What was written, and what stays behind. Memory: one file of the source, what one written file holds,
@@ -111,6 +117,8 @@ def convert(
     reference = split_ref(str(ref), revision)
     with reading_damaged(ref):
         source = _source(ref, reference, revision, mask)
+        if source.manifest is not None and not accept_config:
+            expect_network(source.folder, source.manifest)
     sharded = adapters.get(source.library).SHARDED
     kept = (source.codecs or {}) if codec is None else {}
     chosen = {name: codecs.choose(own) for name, own in kept.items()}
@@ -120,7 +128,7 @@ def convert(
             left = copy_beside(ref, source.folder, staging, source.library, packed=to != "dense", same=True)
         packed = PackedWriter(
             staging, source.library, source.architecture, source.tied, source.provenance,
-            codecs.choose(codec or "bitmask"), most,
+            codecs.choose(codec or "bitmask"), most, network_in(staging),
         ) if to != "dense" else None  # fmt: skip
         dense = DenseWriter(staging, most if sharded else None) if to != "packed" else None
         for name, tensor, keep in source.tensors:
@@ -158,6 +166,7 @@ def _source(ref: str | Path, reference: Reference, revision: str | None, mask: s
             folder,
             unpacked(folder, shards),
             own,
+            whole,
         )
     return _dense(ref, revision, None if mask is None else load_mask(mask), mask)
 

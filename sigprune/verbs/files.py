@@ -17,7 +17,7 @@ from sigprune.base.canonical import get, read_object
 from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain
 from sigprune.base.folders import bytes_in, taking
-from sigprune.base.safetensors_header import header_text
+from sigprune.base.safetensors_header import MOST_HEADER, header_text
 from sigprune.base.tensors import Tensors
 
 DENSE = "model.safetensors"
@@ -28,6 +28,10 @@ DENSE_INDEX = f"{DENSE}.index.json"
 
 MOST = 5 * 10**9
 """Bytes of tensors in one file, unless a single tensor is larger."""
+
+
+MOST_TENSORS = 20_000
+"""Tensors in one file, so that readers take its header; files of a whole model in one aside."""
 
 
 class Header(Protocol):
@@ -103,6 +107,14 @@ def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
         if f"os error {errno.ENOSPC}" in str(error):  # its errors carry the system's as text only
             raise OSError(errno.ENOSPC, "no space left on device", str(path)) from error
         raise BadInput(f"{path.name}: these tensors cannot be stored as safetensors: {error}") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER:
+        path.unlink()
+        raise BadInput(
+            f"{path.name}: its header would have {length:,} bytes, readers take {MOST_HEADER:,}: write "
+            "smaller files (most, --max-shard), or shorter provenance"
+        )
     # safetensors makes files that only their owner can read; give them the permissions of any new file.
     path.chmod(path.parent.stat().st_mode & 0o666)
 
@@ -162,7 +174,7 @@ class ShardWriter:
         single: name of the file if one is enough.
         numbered: (number from 1, count) -> name of one of several.
         metadata: names of what was added to a file -> its metadata.
-        most: bytes of tensors in one file.
+        most: bytes of tensors in one file; it holds :data:`MOST_TENSORS` if there may be several.
     """
 
     def __init__(
@@ -193,7 +205,8 @@ class ShardWriter:
             raise BadInput(f"{taken}: two tensors would have this name in {self._single}")
         self._names |= tensors.keys()
         size = sum(t.numel() * t.element_size() for t in tensors.values())
-        if self._added and self._bytes + size > self._most:
+        full = self._bytes + size > self._most or (len(self._added) >= MOST_TENSORS and self._most < 2**63)
+        if self._added and full:
             self._flush()
         self._waiting |= tensors
         self._added.append(name)

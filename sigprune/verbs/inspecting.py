@@ -6,12 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sigprune.base.canonical import read_text
-from sigprune.base.errors import CheckpointError, in_checkpoint, reading_damaged
+from sigprune.base.canonical import MOST_BYTES, read_text
+from sigprune.base.errors import CheckpointError, TooLarge, in_checkpoint, reading_damaged
 from sigprune.base.family import Plain
 from sigprune.families.adapters._contained import files_in
 from sigprune.families.adapters._hub import fetch, file_metadata, listing
 from sigprune.values.manifest import Entry, Manifest
+from sigprune.values.network import expect_network
 from sigprune.values.packed import PACKED, PACKED_INDEX, manifests_from, read_manifest, read_manifests
 from sigprune.verbs.checkpoint import unpacked
 from sigprune.verbs.files import dense_file, dense_parts, dense_tensors
@@ -28,8 +29,9 @@ def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = Fals
     Args:
         ref: a local folder, or a repository ``user/repo[@revision]``.
         revision: branch, tag or commit of a repository.
-        verify: check every bit too: all digests, and that a dense file beside the packed one holds the same
-            model. A repository's packed files are fetched for that, and its dense file is not looked at.
+        verify: check every bit too: all digests, that ``config.json`` makes the network of the weights, and
+            that a dense file beside the packed one holds the same model. A repository's packed files are
+            fetched for that, and its dense file is not looked at.
 
     Returns:
         Plain values: library, architecture, codec, counts and digest of the mask, ``layers`` (one per masked
@@ -63,7 +65,7 @@ def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = Fals
     facts |= {} if commit is None else {"commit": commit}
     if verify:
         where = ref if commit is None else repository(ref, revision).name
-        facts["verified"] = dict(check(packed_folder(where, commit, config=False)))
+        facts["verified"] = dict(check(packed_folder(where, commit)))
     return facts
 
 
@@ -82,6 +84,7 @@ def check(folder: Path) -> dict[str, int]:
 
 def _checked(folder: Path) -> dict[str, int]:
     shards = read_manifests(folder)
+    expect_network(folder, next(iter(shards.values())))
     done = {"packed": sum(1 for _ in unpacked(folder, shards, verify=True))}
     path = dense_file(folder)
     if path is None:
@@ -120,6 +123,10 @@ def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[
     commit, files = listing(name, reference.revision, asked(ref, reference))
 
     def index_text() -> str | None:
+        if files.get(PACKED_INDEX, 0) > MOST_BYTES:
+            raise TooLarge(
+                f"{PACKED_INDEX}: expected at most {MOST_BYTES:,} bytes, got {files[PACKED_INDEX]:,}"
+            )
         path = fetch(name, PACKED_INDEX, commit, name) if PACKED_INDEX in files else None
         return None if path is None else read_text(path)
 

@@ -20,6 +20,7 @@ from sigprune.families.codecs import codecs
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import scores
 from sigprune.values.layout import Shape
+from sigprune.values.network import network_in
 from sigprune.verbs.beside import copy_beside
 from sigprune.verbs.converting import base_name, origin
 from sigprune.verbs.emptied import Emptied, EmptiedWeights, emptied_part
@@ -100,7 +101,9 @@ def prune_files(
     with filling(folder) as staging:
         with reading_damaged(ref):
             left = copy_beside(ref, source.folder, staging, source.library, packed=True, same=False)
-        packed = PackedWriter(staging, source.library, view.architecture, source.tied, said, choice, most)
+        packed = PackedWriter(
+            staging, source.library, view.architecture, source.tied, said, choice, most, network_in(staging)
+        )
         dense = DenseWriter(staging, most if adapters.get(source.library).SHARDED else None)
         done, found, weights = 0, Emptied(), {weight.name: weight for weight in view.weights}
         for file in source.files():

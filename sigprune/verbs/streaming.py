@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sigprune.base.canonical import read_object
 from sigprune.base.errors import BadInput
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters import adapters
 from sigprune.families.adapters._sources import folder_of, weights_of
 from sigprune.values.layout import Shape
+from sigprune.values.network import CONFIG, expect_counts
+from sigprune.verbs.constructing import at_most
 from sigprune.verbs.files import Reader, dense_parts, reading
 from sigprune.verbs.opening import library_of, split_ref
 from sigprune.verbs.packing import fingerprint
@@ -110,11 +113,13 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
     library = library_of(reference)
     adapter = adapters.get(library)
     folder = folder_of(reference.source)
-    with global_stream(0, "skeleton", str(ref)), torch.device("meta"):
-        model = adapter.build(reference.source, {})
     weights = weights_of(reference.source, folder, sharded=adapter.SHARDED)
-    shapes, tied = _skeleton(model)
     found = _shapes_in(weights)
+    config = folder / CONFIG
+    expect_counts(read_object(config), len(found), config)
+    with at_most(len(found), config), global_stream(0, "skeleton", str(ref)), torch.device("meta"):
+        model = adapter.build(reference.source, {})
+    shapes, tied = _skeleton(model)
     renamed = {alias: name for alias, name in tied.items() if alias in found}
     extra = frozenset(found) - shapes.keys() - renamed.keys()
     have = {renamed.get(name, name): shape for name, shape in found.items() if name not in extra}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sigprune.base.canonical import expect_readable
 from sigprune.base.errors import BadInput
 from sigprune.base.family import Choice, Plain
 from sigprune.base.folders import new_folder
@@ -101,6 +102,7 @@ class PackedWriter:
         provenance: what the manifest says beside.
         codec: how masked tensors are packed.
         most: bytes of a file.
+        network: what of ``config.json`` makes the network.
     """
 
     folder: Path
@@ -110,10 +112,12 @@ class PackedWriter:
     provenance: Mapping[str, Plain]
     codec: Choice[Codec]
     most: int = MOST
+    network: Mapping[str, Plain] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
     _shards: list[Manifest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        expect_readable({"provenance": dict(self.provenance), "network": dict(self.network)})
         self._writer = ShardWriter(self.folder, PACKED, shard_name, self._metadata, most=self.most)
 
     def add(self, name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec] | None = None) -> None:
@@ -144,7 +148,7 @@ class PackedWriter:
         """One key at most: safetensors writes several in an order that changes from call to call."""
         own = {name: self._entries[name] for name in names}
         tied = {alias: name for alias, name in self.tied.items() if name in own}
-        shard = Manifest(self.library, self.architecture, own, tied, self.provenance)
+        shard = Manifest(self.library, self.architecture, own, tied, self.provenance, self.network)
         self._shards.append(shard)
         return {KEY: shard.to_json()}
 

@@ -66,7 +66,7 @@ def test_configurations_say_what_lies_beside_them(tmp_path: Path) -> None:
     assert "quantization_config" not in json.loads((tmp_path / "dense" / "config.json").read_text())
     convert(tmp_path / "dense", tmp_path / "packed")
     config = json.loads((tmp_path / "packed" / "config.json").read_text())
-    assert config["quantization_config"] == {"quant_method": "sigprune", "schema": 1}
+    assert config["quantization_config"] == {"quant_method": "sigprune", "schema": 2}
     loaded = type(model).from_pretrained(tmp_path / "packed", variant="sparse")
     assert_same_bits(loaded, model)
 
@@ -137,8 +137,9 @@ def test_codecs_stay_unless_one_is_named(made: tuple[nn.Module, Path], tmp_path:
     whole = read_manifest(folder)
     (tmp_path / "mixed").mkdir()
     writer = PackedWriter(
-        tmp_path / "mixed", whole.library, whole.architecture, whole.tied, {}, codecs.choose("bitmask")
-    )
+        tmp_path / "mixed", whole.library, whole.architecture, whole.tied, {}, codecs.choose("bitmask"),
+        network=whole.network or {},
+    )  # fmt: skip
     for number, (name, tensor, keep) in enumerate(unpacked(folder, read_manifests(folder))):
         writer.add(name, tensor, keep, codecs.choose("compact") if number % 2 else None)
     mixed = writer.close()

@@ -28,6 +28,7 @@ from sigprune.base.family import Plain
 from sigprune.base.tensors import Tensors
 from sigprune.families.adapters._references import check_references
 from sigprune.values.manifest import SCHEMA, Entry
+from sigprune.values.network import expect_network
 from sigprune.values.packed import KEY, manifests_in_files
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ def register(unpack: Unpack) -> None:
         def _process_model_before_weight_loading(
             self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: object
         ) -> PreTrainedModel:
-            manifests = manifests_in_files([Path(file) for file in checkpoint_files or ()])
+            paths = [Path(file) for file in checkpoint_files or ()]
+            manifests = manifests_in_files(paths)
+            for manifest in manifests[:1]:
+                expect_network(paths[0].parent, manifest)
             self.entries = {name: e for manifest in manifests for name, e in manifest.tensors.items()}
             self.shapes = _shapes(model)
             return model

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import zstandard
 
-from sigprune.base.errors import CheckpointError
+from sigprune.base.errors import CheckpointError, TooLarge
 from sigprune.families.codecs._shared import Bytes
+
+MOST_FRAMES = 1024
+"""Frames of a part; sigprune writes up to 130. Each takes its time, whatever it holds."""
 
 
 def frame(content: Bytes, level: int | None = None) -> Bytes:
@@ -29,6 +32,7 @@ def contents(frames: Bytes, least: int, most: int) -> Bytes:
     """What frames hold, one after another; nothing is made before they say plausible sizes.
 
     Raises:
+        TooLarge: there are too many.
         CheckpointError: one is damaged or does not say its size, they hold fewer or more bytes, or something
             follows them.
     """
@@ -45,6 +49,8 @@ def contents(frames: Bytes, least: int, most: int) -> Bytes:
                 raise CheckpointError(
                     f"expected frames of {least} to {most} bytes, one of them says {said.content_size}"
                 )
+            if len(found) == MOST_FRAMES:
+                raise TooLarge(f"expected at most {MOST_FRAMES:,} zstandard frames, got more")
             size = _size(data, said.has_checksum)
             one = unpacker.decompress(data[:size], max_output_size=said.content_size, allow_extra_data=False)
             if len(one) != said.content_size:
