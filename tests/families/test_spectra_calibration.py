@@ -9,6 +9,7 @@ import torch
 
 from sigprune.base.seeds import generator
 from sigprune.families.spectra import spectra
+from tests.grids import thinned
 from tests.matrices import dense_operator, diagonal_operator, prescribed
 
 SEEDS = 200
@@ -25,8 +26,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "spectrum"), thinned([*METHODS], [*SPECTRA], about=4))
 def test_two_standard_errors_hold_the_truth(method, spectrum):
     (name, options), values = METHODS[method], SPECTRA[spectrum]
     operator = diagonal_operator(values[None])

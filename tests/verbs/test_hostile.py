@@ -30,7 +30,7 @@ from sigprune.verbs.pruning import apply_, prune
 from sigprune.verbs.transferring import load_mask
 from tests.levels import by_rows_and_columns, levels_at_any_price
 
-EACH = 3500
+EACH = [150, pytest.param(3500, marks=pytest.mark.slow)]
 """Mutated files of each codec: more than 10,000 together."""
 
 
@@ -173,13 +173,14 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(as_integers(mine[name]), as_integers(theirs[name])) for name in mine)
 
 
-def test_every_mutated_file_is_refused_or_exact(saved: tuple[Path, Net], tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", EACH)
+def test_every_mutated_file_is_refused_or_exact(saved: tuple[Path, Net], tmp_path: Path, each: int) -> None:
     folder, model = saved
     content = (folder / PACKED).read_bytes()
     target = tmp_path / PACKED
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     told = {"refused": 0, "exact": 0}
-    for number in range(EACH):
+    for number in range(each):
         draw = random.Random(number)
         mutation = MUTATIONS[number % len(MUTATIONS)]
         changed = mutation(draw, content)
@@ -198,18 +199,19 @@ def test_every_mutated_file_is_refused_or_exact(saved: tuple[Path, Net], tmp_pat
         told["refused"] += 1
         assert len(message) < 2000, number
         assert all(torch.equal(untouched[n], t) for n, t in fresh.state_dict().items()), number
-    assert told["refused"] > 0.9 * EACH, told
+    assert told["refused"] > 0.9 * each, told
     # ru_maxrss is in KiB: no lie may cost memory
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
+@pytest.mark.parametrize("each", [60, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", [inspect, load_mask, check], ids=lambda f: f.__name__)
 def test_readers_without_a_model_refuse_too(
-    saved: tuple[Path, Net], tmp_path: Path, reader: Callable[[Path], object]
+    saved: tuple[Path, Net], tmp_path: Path, reader: Callable[[Path], object], each: int
 ) -> None:
     """Without a model to compare with, a shape may be a lie as long as everything fits it."""
     content = (saved[0] / PACKED).read_bytes()
-    for number in range(300):
+    for number in range(each):
         draw = random.Random(number)
         (tmp_path / PACKED).write_bytes(MUTATIONS[number % len(MUTATIONS)](draw, content))
         try:
@@ -218,7 +220,8 @@ def test_readers_without_a_model_refuse_too(
             continue
 
 
-def test_every_mutated_index_is_refused_or_exact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_every_mutated_index_is_refused_or_exact(tmp_path: Path, each: int) -> None:
     """Shards that are missing, swapped, named elsewhere, twice."""
     model = Net()
     view = describe(model, example=torch.zeros(2, 16))
@@ -228,7 +231,7 @@ def test_every_mutated_index_is_refused_or_exact(tmp_path: Path) -> None:
     text = (tmp_path / "x" / PACKED_INDEX).read_text()
     shards = sorted(path for path in (tmp_path / "x").iterdir() if "model.sparse-" in path.name)
     assert len(shards) > 2
-    for number in range(400):
+    for number in range(each):
         draw = random.Random(number)
         plain = json.loads(text)
         if number % 2:

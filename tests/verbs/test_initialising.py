@@ -74,11 +74,18 @@ def test_values_do_not_depend_on_other_layers():
 
 
 @pytest.mark.parametrize(
-    ("name", "gated"), [("resnet18", 8), ("resnet50", 16), ("deit3_small_patch16_224", 24)]
+    ("name", "args", "gated"),
+    [
+        ("test_resnet", {}, 4),
+        ("deit3_small_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 3}, 4),
+        pytest.param("resnet18", {}, 8, marks=pytest.mark.slow),
+        pytest.param("resnet50", {}, 16, marks=pytest.mark.slow),
+        pytest.param("deit3_small_patch16_224", {}, 24, marks=pytest.mark.slow),
+    ],
 )
-def test_gates_are_opened(name, gated):
+def test_gates_are_opened(name, args, gated):
     """timm closes residual branches at construction: zero norms (ResNet), tiny LayerScale (DeiT III)."""
-    view = describe(open_model(f"timm:{name}"))
+    view = describe(open_model(f"timm:{name}", args=args))
     closed = [g.name for g in view.gates if g.closed]
     assert len(closed) == gated
     kept = copy.deepcopy(view.module)
@@ -91,7 +98,7 @@ def test_gates_are_opened(name, gated):
 
 def test_keeping_values_opens_constant_gates_only():
     """A trained gate is part of the function; only a constant of at most 0.1 is opened."""
-    view = describe(open_model("timm:resnet18"))
+    view = describe(open_model("timm:test_resnet"))
     trained, *rest = [g.name for g in view.gates]
     with torch.no_grad():
         view.params()[trained].copy_(torch.linspace(0.01, 0.05, len(view.params()[trained])))
