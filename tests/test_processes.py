@@ -16,7 +16,7 @@ from tests.scoring_together import SCORES, found
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def together(request, tmp_path_factory) -> list[dict[str, object]]:
     """What each process of a launcher found."""
     folder = tmp_path_factory.mktemp("together")
@@ -35,7 +35,7 @@ def together(request, tmp_path_factory) -> list[dict[str, object]]:
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]

@@ -124,8 +124,8 @@ def client(
     """
     shared = _PORTS and environment["HF_ENDPOINT"].endswith(f":{_PORTS[0]}")
     if shared and not fresh and "HF_HUB_OFFLINE" not in environment:
-        return forking.run(environment, code, arguments, folder, 180)
+        return forking.run(environment, code, arguments, folder, 3600)
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, cwd=folder,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=180,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=3600,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from sigprune.verbs.checkpoint import save
 from sigprune.verbs.opening import describe
 from sigprune.verbs.pruning import apply_, prune
 from sigprune.verbs.selecting import Selector, sites
+from tests.grids import thinned
 from tests.networks import labelled, seeded
 from tests.rankings import matrices
 
@@ -105,9 +106,8 @@ def check_invariant(pattern: str, view: View, keep: dict[str, Tensor]) -> int:
     return largest
 
 
-@pytest.mark.parametrize("pattern", patterns.names())
-@pytest.mark.parametrize("allocation", allocations.names())
-def test_the_whole_grid(pattern, allocation, checkpoint):
+@pytest.mark.parametrize(("allocation", "pattern"), thinned(allocations.names(), patterns.names(), about=3))
+def test_the_whole_grid(allocation, pattern, checkpoint):
     view = network()
     data = labelled(view, examples=8, batches=1)
     chosen = {

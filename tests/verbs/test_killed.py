@@ -1,13 +1,11 @@
-"""Killed at random moments, a save or a pull leaves whole folders or none."""
+"""Killed at any of its accesses to files, a save, a replacement or a pull leaves whole folders or none."""
 
 from __future__ import annotations
 
+import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,53 +19,80 @@ from tests.verbs.test_checkpoint import pruned
 
 pytestmark = pytest.mark.slow
 
-SAVE = """
-import sys
+START = """
+import json, os, signal, sys
 from pathlib import Path
+
+EVENTS = {"open", *("os." + name for name in ("mkdir", "rename", "remove", "rmdir", "listdir", "scandir"))}
+home, every = Path(sys.argv[1]), int(sys.argv[2])
+
+def killed(act):
+    "The act in forks, of which each is killed at another event; then in one that comes to its end."
+    number, ended = 1, False
+    while not ended:
+        child = os.fork()
+        if not child:
+            count = 0
+            def hook(event, about):
+                nonlocal count
+                if event in EVENTS:
+                    count += 1
+                    if count == number:
+                        os.kill(os.getpid(), signal.SIGKILL)
+            sys.addaudithook(hook)
+            act(number)
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        seen(number, ended)
+        number += every
+
+def seen(number, ended):
+    print(json.dumps([number, ended]), flush=True)
+"""
+
+SAVE = """
 from sigprune import apply_, describe, open_model, prune, save
 view = describe(open_model("timm:test_vit"))
 mask = prune(view, sparsity=0.9, score="magnitude")
 apply_(view, mask)
-print("ready", flush=True)
-for number in range(10_000):
-    save(Path(sys.argv[1]) / str(number) / "model", view, mask, codec="compact")
+killed(lambda number: save(home / str(number) / "model", view, mask, codec="compact"))
 """
 
 REPLACE = """
-import itertools, sys
-from pathlib import Path
 from sigprune import convert
-home = Path(sys.argv[1])
-print("ready", flush=True)
-for source in itertools.cycle(("first", "second")):
-    convert(home / source, home / "new" / "model", to="both", force=True)
+from sigprune.values.packed import read_manifest
+turn = lambda number: ("first", "second")[number // every % 2]
+
+def seen(number, ended):
+    digest = read_manifest(home / "new" / "model").mask_digest
+    print(json.dumps([number, ended, turn(number), digest]), flush=True)
+
+killed(lambda number: convert(home / turn(number), home / "new" / "model", to="both", force=True))
 """
 
 PULL = """
-import shutil, sys
-from pathlib import Path
+import shutil
 from huggingface_hub import constants
 from sigprune import pull
 from sigprune.verbs.inspecting import inspect
 inspect("someone/net")
-print("ready", flush=True)
-for number in range(10_000):
+
+def act(number):
     shutil.rmtree(Path(constants.HF_HUB_CACHE), ignore_errors=True)
-    pull("someone/net", Path(sys.argv[1]) / str(number) / "model", dense=True)
+    pull("someone/net", home / str(number) / "model", dense=True)
+
+killed(act)
 """
 
 
-def killed(code: str, folder: Path, environment: dict[str, str], after: float) -> None:
-    """Run the code until it is ready, and for some seconds more; then SIGKILL."""
-    command = [sys.executable, "-c", code, str(folder)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(after)
-            assert process.poll() is None
-        finally:
-            process.send_signal(signal.SIGKILL)
+def run(code: str, folder: Path, every: int) -> list[list]:
+    """What was seen after each fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", START + code, str(folder), str(every)],
+        env=dict(os.environ), capture_output=True, text=True, check=False, timeout=3600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def whole(folder: Path) -> int:
@@ -79,44 +104,39 @@ def whole(folder: Path) -> int:
 
 
 def test_a_killed_save(tmp_path: Path) -> None:
-    draw = random.Random(0)
-    counts = []
-    for number in range(4):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        killed(SAVE, folder, dict(os.environ), after=draw.uniform(0.3, 1.0))
-        counts.append(whole(folder))
-    assert sum(counts) > 4
+    forks = run(SAVE, tmp_path, every=1)
+    assert len(forks) > 10
+    assert 0 < whole(tmp_path) < len(forks)
+    (last,) = (number for number, ended in forks if ended)
+    assert (tmp_path / str(last) / "model").is_dir()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged on Linux alone")
 def test_a_killed_replacement(tmp_path: Path) -> None:
-    """One of the two models is there, whole, whenever the process is killed."""
-    draw = random.Random(2)
-    digests = set()
+    """One of the two models is there, whole, whenever the process is killed; nothing hidden stays."""
+    digests = {}
     for name, sparsity in (("first", 0.5), ("second", 0.9)):
         save(tmp_path / name, *pruned(open_model("timm:test_vit"), sparsity=sparsity))
-        digests.add(read_manifest(tmp_path / name).mask_digest)
+        digests[name] = read_manifest(tmp_path / name).mask_digest
     save(tmp_path / "new" / "model", *pruned(open_model("timm:test_vit"), sparsity=0.5))
-    found = set()
-    for _ in range(5):
-        killed(REPLACE, tmp_path, dict(os.environ), after=draw.uniform(0.3, 1.0))
-        assert whole(tmp_path) == 1
-        found.add(read_manifest(tmp_path / "new" / "model").mask_digest)
-    assert found <= digests
+    forks = run(REPLACE, tmp_path, every=3)
+    assert len(forks) > 10
+    assert {digest for *_, digest in forks} == set(digests.values())
+    _, ended, source, digest = forks[-1]
+    assert ended
+    assert digest == digests[source]
+    assert whole(tmp_path) == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
 
 
 def test_a_killed_pull(tmp_path: Path) -> None:
-    draw = random.Random(1)
     save(tmp_path / "net", *pruned(open_model("timm:test_vit")))
+    (tmp_path / "pulled").mkdir()
     with running(tmp_path) as hub:
         environment = hub.environment | {"HF_TOKEN": TOKEN}
         push = "import sys; from sigprune import push; push(sys.argv[1], 'someone/net')"
         assert client(environment, push, str(tmp_path / "net")).returncode == 0
-        counts = []
-        for number in range(3):
-            folder = tmp_path / f"pulled-{number}"
-            folder.mkdir()
-            killed(PULL, folder, environment, after=draw.uniform(0.5, 1.5))
-            counts.append(whole(folder))
-    assert sum(counts) > 3
+        done = client(environment, START + PULL, str(tmp_path / "pulled"), "15", fresh=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 5
+    assert whole(tmp_path / "pulled") > 0
