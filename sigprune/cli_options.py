@@ -25,7 +25,7 @@ Trust = Annotated[
         "--trust", help="consent to all that the file asks for: code to call, files elsewhere, a push"
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Pretrained = Annotated[bool, typer.Option(help="start from trained weights")]
 Weights = Annotated[

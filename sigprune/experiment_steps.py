@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from sigprune.base.errors import Diverged, FindingFailed
 from sigprune.base.family import Plain, Step
-from sigprune.base.progress import Progress, Tell
+from sigprune.base.progress import Progress, Tell, say
 from sigprune.effects import facts
 from sigprune.effects.determinism import deterministic
-from sigprune.effects.training import evaluate, fit
+from sigprune.effects.training import Row, evaluate, fit
 from sigprune.experiment_mask import mask_for
 from sigprune.experiment_setting import Setting, open_setting, policy_of
 from sigprune.families.adapters._replaced import replaced_in
@@ -175,7 +175,16 @@ class Experiment:
         if plan.epochs == 0:
             return []
         with self.step(title) as tell:
-            rows = fit(view, mask, setting.train(), setting.test(), plan, seed=self.recipe.seed, report=tell)
+            rows = fit(
+                view,
+                mask,
+                setting.train(),
+                setting.test(),
+                plan,
+                seed=self.recipe.seed,
+                report=tell,
+                each_epoch=lambda row: say(self.progress, _words(row, plan.epochs)),
+            )
         return [dict(row) for row in rows]
 
     @contextmanager
@@ -189,3 +198,11 @@ class Experiment:
             error.add_note(f"step {title!r} was not finished")
             raise
         self.seconds[title] = round(time.perf_counter() - start, 3)
+
+
+def _words(row: Row, epochs: int) -> str:
+    """What an epoch came to, in one line."""
+    words = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4g}"
+    if row["test_accuracy"] is not None:
+        words += f", test loss {row['test_loss']:.4g}, test accuracy {row['test_accuracy']:.2%}"
+    return words

@@ -17,15 +17,18 @@ from timm.models._hub import save_for_hf
 
 import sigprune
 from sigprune import __version__
+from sigprune.base.progress import say
 from sigprune.cli import main
-from sigprune.cli_progress import TerminalProgress, watch
+from sigprune.cli_progress import LineProgress, TerminalProgress, watch
 from sigprune.families.scores import scores
 from sigprune.recipe import load_recipe, parse_recipe
 from sigprune.verbs.opening import open_model
+from tests.console import progress, without_progress
 
 # the package under test, wherever a command runs and whether or not it is installed
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sigprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 MOMENTS = ("as opened", "after init", "after pruning", "after isometry")
+
 SMALL = [
     "--set",
     "train.epochs=1",
@@ -37,11 +40,13 @@ SMALL = [
     "data.size=16",
 ]
 
+QUICK = ["--set", "data.source={name: noise, examples: 40}", "--set", "prune.batches=1", "-q"]
+
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = main(arguments)
     out, err = capsys.readouterr()
-    return code, out, err
+    return code, out, without_progress(err)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,7 @@ def test_light_commands_import_no_heavy_library(arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr
 
@@ -174,7 +179,7 @@ def test_python_dash_m_exits_with_the_code():
             env=ENVIRONMENT,
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=3600,
         )
         assert done.returncode == code
 
@@ -213,15 +218,15 @@ def test_tables_are_plain_text_in_a_pipe(capsys):
 def test_shipped_recipes_run_by_name_from_a_wheel(tmp_path):
     source, site = Path(sigprune.__file__).parents[1], tmp_path / "site"
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", "dist"]
-    subprocess.run([*build, str(source)], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run([*build, str(source)], cwd=tmp_path, check=True, capture_output=True, timeout=3600)
     (wheel,) = (tmp_path / "dist").iterdir()
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(site)
     code = "import sigprune.cli; print(sigprune.__file__); sigprune.cli.main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "run", "quickstart", *SMALL],
+        [sys.executable, "-c", code, "run", "quickstart", *SMALL, *QUICK],
         cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": str(site)},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=3600,
     )  # fmt: skip
     assert done.stdout.startswith(str(site)), done.stderr
     assert "written to runs/quickstart-" in done.stdout
@@ -393,7 +398,7 @@ def finished(tmp_path_factory):
     place = tmp_path_factory.mktemp("run")
     done = subprocess.run(
         [sys.executable, "-m", "sigprune", "run", "quickstart", *SMALL],
-        cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120,
+        cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return place, done
@@ -414,7 +419,16 @@ def test_run_says_what_came_out_and_where_it_is(finished):
     failed = [f["name"] for f in report["findings"] if not f["ok"]]
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("warning:")] == failed
     assert done.stdout.endswith(f"written to {folder.relative_to(place)}\n")
-    assert "open" not in done.stderr  # no progress in a pipe
+    told = progress(done.stderr)
+    assert [line for line in told if ":" not in line] == [
+        "open", "measure as opened", "initialise", "measure after init", "prune", "measure after pruning",
+        "isometry", "measure after isometry", "follow paths", "train sparse", "save", "load back",
+    ]  # fmt: skip
+    (epoch,) = (line for line in told if line.startswith("train sparse: epoch"))
+    row = report["training"]["epochs"][0]
+    scored = f"test loss {row['test_loss']:.4g}, test accuracy {row['test_accuracy']:.2%}"
+    assert epoch == f"train sparse: epoch 1/1: loss {row['train_loss']:.4g}, {scored}"
+    assert without_progress(done.stderr) == ""
     assert "\x1b" not in done.stdout + done.stderr
 
 
@@ -486,14 +500,32 @@ def test_a_required_finding_that_fails_gives_exit_code_1_and_no_folder(capsys, m
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_is_silent_in_a_pipe_and_complete_on_a_terminal():
-    with watch(quiet=False).step("train") as tell:  # pytest's standard error is no terminal
-        tell(1, 2)
+def test_progress_is_a_line_now_and_then_in_a_pipe(capsys):
+    seconds = iter([0, 1, 5, 31, 40, 62.25])
+    lines = LineProgress(lambda: next(seconds))
+    with lines.step("train\x1b[2J") as tell:  # at 1 s
+        tell(1, 9)  # at 5 s: too early
+        tell(2, 9)  # at 31 s, written at 40 s
+        lines.say("epoch 1/2: loss 0.5")
+    train = r"train\u001b[2J"
+    assert capsys.readouterr().err.splitlines() == [
+        f"[    1.0 s] {train}", f"[   40.0 s] {train}: 2/9", f"[   62.2 s] {train}: epoch 1/2: loss 0.5",
+    ]  # fmt: skip
+    assert isinstance(watch(quiet=False), LineProgress)  # pytest's standard error is no terminal
+    silent = watch(quiet=True)
+    with silent.step("train"):
+        say(silent, "epoch 1/2")
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_complete_on_a_terminal():
     screen = io.StringIO()
     progress = TerminalProgress(Console(file=screen, force_terminal=True, width=100))
     with progress.step("train") as tell:
         tell(4, 4)
+        progress.say("epoch 1/1: loss 0.5")
     assert "train" in screen.getvalue()
+    assert "epoch 1/1: loss 0.5" in screen.getvalue()
     assert "4/4" in screen.getvalue()
     assert "✓" in screen.getvalue()
     screen.truncate(0)

@@ -32,7 +32,7 @@ time.sleep = lambda seconds: None  # between the tries of huggingface_hub
 for name, args in json.loads(sys.argv[1]):
     settings = [word for key, value in args.items() for word in ("--set", f"model.args.{key}={value}")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        code = main(["show", name, "--pretrained", *settings])
+        code = main(["show", name, "--pretrained", "--quiet", *settings])
     try:
         model = open_model(name, pretrained=True, args=args)
         got = [type(model).__name__, digest(model.state_dict())]

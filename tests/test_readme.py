@@ -46,7 +46,7 @@ def call(arguments: list[str], folder: Path, code: Path = ROOT, threads: str = "
         **os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     done = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=3600
     )
     assert done.returncode == 0, f"{arguments}\n{done.stdout}{done.stderr}"
     return done.stdout

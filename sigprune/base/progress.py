@@ -20,6 +20,12 @@ class Progress(Protocol):
         """A piece of work begins; it ends with the context. What is yielded takes (done, total)."""
 
 
+def say(progress: Progress, text: str) -> None:
+    """Text about the step that is under way, such as what an epoch came to, if ``progress.say`` exists."""
+    if callable(told := getattr(progress, "say", None)):
+        told(text)
+
+
 class SilentProgress:
     """Wants to know nothing.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -44,6 +44,7 @@ def fit(
     *,
     seed: int = 0,
     report: Tell = ignore,
+    each_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Train the view's module in place, the mask held throughout.
 
@@ -60,6 +61,7 @@ def fit(
         plan: how to train.
         seed: order of the examples and dropout.
         report: called after every optimizer step with (steps done, steps in all).
+        each_epoch: called after every epoch with its row.
 
     Returns:
         One row per epoch: ``epoch`` (from 1), ``lr`` (of its last optimizer step), ``train_loss`` (mean over
@@ -88,7 +90,9 @@ def fit(
             module.to(accelerator.device).zero_grad(set_to_none=True)
             with deterministic(accelerator.device), seeds.global_stream(seed, "training"):
                 optimizer, scheduler = _prepared(module, plan, len(train[1]), accelerator)
-                loop = _Loop(view, plan, train, classes, accelerator, optimizer, scheduler, report)
+                loop = _Loop(
+                    view, plan, train, classes, accelerator, optimizer, scheduler, report, each_epoch
+                )
                 with nullcontext() if mask is None else hold(view, mask, optimizer):
                     rows = [_epoch(loop, number, seed, test) for number in range(plan.epochs)]
             _expect_finite(module, plan.epochs)
@@ -112,6 +116,7 @@ class _Loop:
     optimizer: AcceleratedOptimizer
     scheduler: AcceleratedScheduler
     report: Tell
+    each_epoch: Callable[[Row], None] | None
 
 
 def _epoch(loop: _Loop, number: int, seed: int, test: Split | None) -> Row:
@@ -128,7 +133,10 @@ def _epoch(loop: _Loop, number: int, seed: int, test: Split | None) -> Row:
     scored = {} if test is None else evaluate(loop.view, test, loop.plan.batch_size)
     if not math.isfinite(scored.get("loss", 0.0)):
         raise Diverged(f"training: the test loss is {scored['loss']} after epoch {number + 1}; {_REMEDY}")
-    return row | {"test_loss": scored.get("loss"), "test_accuracy": scored.get("accuracy")}
+    row |= {"test_loss": scored.get("loss"), "test_accuracy": scored.get("accuracy")}
+    if loop.each_epoch is not None:
+        loop.each_epoch(row)
+    return row
 
 
 def _step(loop: _Loop, rows: list[Tensor]) -> Tensor:

@@ -25,12 +25,13 @@ from tests.verbs.test_checkpoint import pruned
 CODE = """
 import contextlib, io, json, sys, time
 from sigprune.cli import main
+from tests.console import without_progress
 
 time.sleep = lambda seconds: None
 for line in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = main(line.split())
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+    print(json.dumps([code, out.getvalue(), without_progress(err.getvalue())]))
 """
 
 

@@ -25,6 +25,7 @@ from sigprune.verbs.checkpoint import load, save
 from sigprune.verbs.files import DENSE, reading
 from sigprune.verbs.inspecting import check
 from sigprune.verbs.opening import describe
+from tests.console import without_progress
 from tests.verbs.test_hostile import header_of, signed, with_header
 
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "release-0.1.0"
@@ -58,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """The one line that a command fails with."""
     capsys.readouterr()
     code = main([str(word) for word in words])
-    _, err = capsys.readouterr()
+    err = without_progress(capsys.readouterr().err)
     assert code == 2, err
     assert err.startswith("error: "), err
     assert err.count("\n") == 1, err
