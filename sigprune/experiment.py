@@ -158,9 +158,10 @@ class _Run(Experiment):
         with self.step("save"):
             revision = split_ref(recipe.model.ref).revision
             extra = facts.of_origin(recipe.resolved(), recipe.digest, self.told["model"], revision)
+            preprocessing, codec = self.setting.preprocessing, recipe.save.codec
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EmptiedWeights)  # a finding of the report
-                return save(folder, self.view, mask, codec=recipe.save.codec, extra=extra)
+                return save(folder, self.view, mask, codec=codec, extra=extra, preprocessing=preprocessing)
 
     def write(self, folder: Path, mask: Mask) -> Report:
         """Save, load back, then report, figures and card."""

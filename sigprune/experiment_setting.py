@@ -13,17 +13,29 @@ from sigprune.base.errors import DataError, one_line
 from sigprune.base.progress import Tell
 from sigprune.base.seeds import generator
 from sigprune.effects.training import Split, TrainPlan, device_of
+from sigprune.families.adapters import adapters
 from sigprune.families.datasets import Data, datasets
 from sigprune.recipe import Recipe
 from sigprune.recipe_consent import expect_consent
 from sigprune.values.batch import Batch
+from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
 from sigprune.values.operator import Operator, jacobian
+from sigprune.values.preprocessing import ImageDefaults, Normalisation, Preprocessing, output_labels
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.budgeting import parameters_of, sparsity_for
-from sigprune.verbs.fitting import Batches, Fitted, fit_images
+from sigprune.verbs.fitting import (
+    Batches,
+    Fitted,
+    PixelRule,
+    fit_images,
+    input_shape,
+    statistics,
+    to_pixels,
+    with_channels,
+)
 from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.measuring import Effort, affordable, measure
 from sigprune.verbs.opening import class_args, describe, open_model
@@ -44,23 +56,30 @@ class Setting:
         view: the model, on its device.
         data: to train and evaluate on.
         scored: to choose the mask with; the same, unless the recipe names others.
+        images: what the model's library does with image files.
         mask: of the earlier run that the recipe names, if any.
+        preprocessing: how an image file becomes an input; None: the data are no 8-bit images.
+        outputs: of the model, at least as many as classes.
     """
 
     recipe: Recipe
     view: View
     data: Data
     scored: Data
+    images: ImageDefaults
     mask: Mask | None = None
+    preprocessing: Preprocessing | None = None
+    outputs: int = 0
 
     def batches(self, purpose: str, count: int, size: int) -> Batches:
         """A fixed random choice of training examples, one per purpose."""
-        images, labels = (self.scored if purpose == "prune" else self.data).train
+        data = self.scored if purpose == "prune" else self.data
+        images, labels = data.train
         rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))
         if purpose == "prune" and self.recipe.prune.balanced:
             rows = by_turns(rows, labels)
         rows = rows[:count]
-        return Batches(self._fitted(images[rows]), labels[rows], size)
+        return Batches(self._fitted(data, images[rows]), labels[rows], size)
 
     def scoring(self) -> Batches:
         """The examples that the mask is chosen with."""
@@ -111,25 +130,50 @@ class Setting:
             size = parameters_of(size, class_args(size, len(self.data.classes)) | channels)
         return sparsity_for(self.view, int(size or 0))
 
+    def findings(self) -> list[Finding]:
+        """A warning if the model has outputs that no class of the data stands behind."""
+        classes = len(self.data.classes)
+        if self.outputs == classes:
+            return []
+        remedy = (
+            "outputs without a class are trained never to win; leave out the number of classes of the model"
+        )
+        return [Finding("outputs", "classes", self.outputs, classes, classes, remedy=remedy)]
+
     def measured(self) -> tuple[Tensor, Tensor]:
         """The examples that the Jacobian is measured at: the first of those that the recipe asks for."""
         return self.examples("measure", self.effort.examples)
 
     def train(self) -> Split:
         """The whole train split."""
-        return self._fitted(self.data.train[0]), self.data.train[1]
+        images, labels = self.data.train
+        return self._fitted(self.data, images), labels
 
     def test(self) -> Split | None:
         """The whole test split, if there is one."""
-        return None if self.data.test is None else (self._fitted(self.data.test[0]), self.data.test[1])
+        if self.data.test is None:
+            return None
+        images, labels = self.data.test
+        return self._fitted(self.data, images), labels
 
     def plan(self) -> TrainPlan:
         """How to train."""
         recipe = self.recipe
         return TrainPlan(**recipe.train.model_dump(), batch_size=recipe.data.batch_size, device=recipe.device)
 
-    def _fitted(self, images: Tensor) -> Fitted:
-        return Fitted(images, self.view, self.recipe.data.size)
+    def _fitted(self, data: Data, images: Tensor) -> Fitted:
+        return Fitted(images, self.view, self.recipe.data.size, self.pixel_rule(data))
+
+    def pixel_rule(self, data: Data) -> PixelRule | None:
+        """How the images of a data set are fitted; None where they are no 8-bit images.
+
+        Pretrained weights see what they were trained with, fresh ones the data's statistics.
+        """
+        if data.normalisation is None:
+            return None
+        given, channels = data.normalisation, input_shape(self.view, data.train[0], self.recipe.data.size)[0]
+        wanted = self.images.normalisation or _statistics(data, given, channels)
+        return PixelRule(given, wanted.repeated(channels), self.images.resizer)
 
 
 def method_of(recipe: Recipe) -> Method:
@@ -175,11 +219,36 @@ def open_setting(recipe: Recipe) -> Setting:
         view = replace(view, example=_example(view, data.train[0][:1], recipe.data.size))
     view = selected(view, recipe)
     scored = data if plan.data is None else datasets.choose(plan.data).member.load(**plan.data.options)
-    setting = Setting(recipe, view, data, scored, None if plan.mask is None else load_mask(plan.mask))
+    mask = None if plan.mask is None else load_mask(plan.mask)
+    setting = Setting(recipe, view, data, scored, image_defaults_of(view, recipe), mask)
     if setting.mask is None:
         rehearse(view, setting.sparsity(), method_of(recipe))
-    _check(setting)
-    return setting
+    outputs = _check(setting)
+    preprocessing = _preprocessing(setting, outputs)
+    return replace(setting, preprocessing=preprocessing, outputs=outputs)
+
+
+def image_defaults_of(view: View, recipe: Recipe) -> ImageDefaults:
+    """What the library of the model does with image files."""
+    return adapters.get(view.library).image_defaults(view.module, pretrained=recipe.model.pretrained)
+
+
+def _preprocessing(setting: Setting, outputs: int) -> Preprocessing | None:
+    """How an image file becomes an input as the run made it; None where the data are no 8-bit images."""
+    data, size = setting.data, setting.recipe.data.size
+    rule = setting.pixel_rule(data)
+    if rule is None:
+        return None
+    shape = input_shape(setting.view, data.train[0], size)[1]
+    return Preprocessing(shape, rule.wanted, output_labels(data.classes, outputs))
+
+
+def _statistics(data: Data, given: Normalisation, channels: int) -> Normalisation:
+    """Those of the train split, one per channel; those of its grey where colour becomes grey."""
+    images = data.train[0]
+    if images.shape[1] in {1, channels}:
+        return given
+    return statistics(with_channels(to_pixels(images, given), channels))
 
 
 def selected(view: View, recipe: Recipe) -> View:
@@ -198,8 +267,8 @@ def _example(view: View, image: Tensor, size: int | None) -> Batch:
     return Batch({name: fitted.to(guess.device, guess.dtype)})
 
 
-def _check(setting: Setting) -> None:
-    """One forward pass: the model takes the images, and has an output for every class."""
+def _check(setting: Setting) -> int:
+    """One forward pass: the model takes the images, and has an output for every class; how many it has."""
     view, data = setting.view, setting.recipe.data
     inputs, _ = setting.examples("check", 2)
     try:
@@ -226,3 +295,4 @@ def _check(setting: Setting) -> None:
         raise DataError(
             "data.batch_size: BatchNorm cannot train on one example at a time; expected 2 or more"
         )
+    return int(output.shape[1])

@@ -57,6 +57,12 @@ class Experiment:
         with self.step("open"):
             self.setting = open_setting(self.recipe)
             self.view = self.setting.view
+            self.told["preprocessing"] = facts.of_preprocessing(
+                self.setting.preprocessing,
+                len(self.setting.data.classes),
+                from_weights=self.setting.images.normalisation is not None,
+            )
+            self.findings += [facts.of_finding(finding) for finding in self.setting.findings()]
         try:
             with deterministic(next(self.view.module.parameters()).device, full_precision=True):
                 return self.sculpt()

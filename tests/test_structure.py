@@ -18,7 +18,7 @@ LAYERS = ["base", "values", "families", "verbs", "effects", "recipe", "experimen
 VALUES = [
     "bits", "layout", "convolution", "weight", "batch", "origin", "recomputation", "view", "mask", "taps",
     "paths", "operator", "convolution_operator", "spectrum", "gains", "slot", "ranking", "composition",
-    "problem", "orthogonality", "finding", "manifest", "network", "packed",
+    "problem", "orthogonality", "finding", "manifest", "network", "packed", "preprocessing",
 ]  # fmt: skip
 HOMES = {
     "accelerate": ["effects/training.py"],

@@ -13,7 +13,7 @@ import yaml
 
 from sigprune.base.family import Plain
 from sigprune.effects import sections
-from sigprune.effects.loading import snippets
+from sigprune.effects.loading import image_file, snippets
 from sigprune.effects.report import Report
 from sigprune.families.datasets import datasets
 
@@ -71,6 +71,7 @@ def card(report: Report, *, repo: str | None = None, dense: bool = True, sparse:
         signal=sections.signal(report),
         findings=sections.findings(report),
         loading=_loading(report, repo, dense=dense, sparse=sparse),
+        preprocessing=_preprocessing(report, repo, dense=dense),
         checks=sections.checks(report),
         files=sections.files(report),
         provenance=sections.provenance(report),
@@ -179,6 +180,18 @@ def _loading(report: Report, repo: str | None, *, dense: bool, sparse: bool) -> 
     task = args.get("task") if isinstance(args, dict) else None
     library = report.facts["model"]["library"]
     return snippets(library, str(task or "image-classification"), repo, dense=dense, sparse=sparse)
+
+
+def _preprocessing(report: Report, repo: str | None, *, dense: bool) -> str:
+    """How to classify an image file; empty in the reports of earlier versions, which do not tell it."""
+    if "preprocessing" not in report.facts:
+        return ""
+    known, library = report.facts["preprocessing"], report.facts["model"]["library"]
+    text = "## Images\n\n" + sections.preprocessing(report)
+    if known is None or not dense:
+        return text
+    code = image_file(library, repo, grey=len(known["mean"]) == 1)
+    return f"{text}\n\n{code}" if code else text
 
 
 def _ordered(recipe: Mapping[str, Plain]) -> dict[str, Plain]:

@@ -19,6 +19,7 @@ from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import singular_values
+from sigprune.values.preprocessing import Preprocessing
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.calibrating import Calibration
@@ -40,6 +41,24 @@ def of_model(view: View, ref: str, opened: tuple[str, ...], *, kept: bool) -> di
         "weights": len(view.weights),
         "skipped": dict(Counter(view.skipped.values())),
         "gates_opened": list(opened),
+    }
+
+
+def of_preprocessing(
+    known: Preprocessing | None, classes: int, *, from_weights: bool
+) -> dict[str, Plain] | None:
+    """How an image file becomes an input; ``from_weights``: normalised as pretrained weights want it."""
+    if known is None:
+        return None
+    height, width = known.size
+    return {
+        "height": height,
+        "width": width,
+        "mean": list(known.normalisation.mean),
+        "std": list(known.normalisation.std),
+        "normalisation": "weights" if from_weights else "data",
+        "labels": list(known.labels),
+        "classes": classes,
     }
 
 

@@ -49,6 +49,35 @@ def snippets(library: str, task: str, repo: str | None, *, dense: bool = True, s
     return "\n\n".join(install + blocks)
 
 
+def image_file(library: str, repo: str | None, *, grey: bool) -> str:
+    """How the library alone classifies an image file; empty for libraries that have no way of their own.
+
+    Args:
+        library: the adapter that described the model.
+        repo: Hub id; None for a local folder.
+        grey: the model takes one channel.
+    """
+    image = f'Image.open("image.png").convert("{"L" if grey else "RGB"}")'
+    if library == "timm":
+        code = (
+            "from PIL import Image\nfrom timm.data import create_transform, resolve_data_config\n\n"
+            f"{_timm(repo)}.eval()\ntransform = create_transform(**resolve_data_config({{}}, model=model))\n"
+            f"logits = model(transform({image})[None])\n"
+            'print(model.pretrained_cfg["label_names"][int(logits.argmax())])'
+        )
+    elif library == "transformers":
+        code = (
+            "from PIL import Image\nfrom transformers import AutoImageProcessor\n\n"
+            f"{_transformers('AutoModelForImageClassification', repo)}\n"
+            f'processor = AutoImageProcessor.from_pretrained("{repo or HERE}")\n'
+            f'inputs = processor({image}, return_tensors="pt")\n'
+            "print(model.config.id2label[int(model(**inputs).logits.argmax())])"
+        )
+    else:
+        return ""
+    return _block("To classify an image file:", code)
+
+
 def _variant(kind: str, repo: str | None) -> str:
     return (
         f"import sigprune  # it registers itself with transformers\nfrom transformers import {kind}\n\n"

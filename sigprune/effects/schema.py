@@ -87,6 +87,21 @@ class ModelFacts(TypedDict):
     base_model: NotRequired[str | None]
 
 
+class PreprocessingFacts(TypedDict):
+    """How an image file becomes an input, as :class:`sigprune.values.preprocessing.Preprocessing` has it.
+
+    ``normalisation`` says whose statistics these are: of the ``data`` or of the pretrained ``weights``.
+    """
+
+    height: int
+    width: int
+    mean: list[float]
+    std: list[float]
+    normalisation: Literal["data", "weights"]
+    labels: list[str]
+    classes: int
+
+
 class PartFacts(TypedDict):
     """What initialisation did to one part of the network, and why."""
 
@@ -158,4 +173,5 @@ class ReportData(TypedDict):
     dense: Curve | None
     evaluation: dict[str, Number | None]
     files: dict[str, dict[str, Plain]]
+    preprocessing: NotRequired[PreprocessingFacts | None]
     timing: NotRequired[dict[str, Plain]]

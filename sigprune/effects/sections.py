@@ -135,10 +135,37 @@ def _known(value: Number | None) -> str:
     return "" if value is None else number_text(value)
 
 
+def preprocessing(report: Report) -> str:
+    """How an image file becomes an input, and the names of the classes."""
+    known = report.facts.get("preprocessing")
+    if known is None:
+        return (
+            "The data of this run are no image files: how one would have to be prepared is not known. What "
+            "`config.json` says of it is the architecture's own, not that of this run."
+        )
+    mode = "greyscale" if len(known["mean"]) == 1 else "colour"
+    whose = "of the pretrained weights" if known["normalisation"] == "weights" else "of the training data"
+    mean, std = (", ".join(f"{one:.4g}" for one in known[key]) for key in ("mean", "std"))
+    library = report.facts["model"]["library"]
+    where = {
+        "timm": "`config.json` says so to `timm.data.resolve_data_config`",
+        "transformers": "`preprocessor_config.json` and `config.json` say so to transformers",
+    }.get(library, "No file says so but this one")
+    classes = known["classes"]
+    names = ", ".join(" ".join(name.split()) for name in known["labels"][: min(classes, 20)])
+    names += f" and {classes - 20:,} more" if classes > 20 else ""
+    return (
+        f"A {mode} image of 8 bits, resized as a whole to {known['height']} x {known['width']} pixels "
+        f"(bilinear, antialiased), scaled to [0, 1], minus {mean}, divided by {std}: mean and deviation "
+        f"{whose}. {where}. The {classes:,} classes: {names}."
+    )
+
+
 def files(report: Report) -> str:
     """A table of the checkpoint's files."""
     notes = {
         "config.json": "the library's own configuration",
+        "preprocessor_config.json": "how transformers prepares images",
         "model.safetensors": "every tensor dense, removed entries exactly zero",
         "model.sparse.safetensors": "kept values and mask, packed; what `sigprune.load` reads and checks",
     }
@@ -221,6 +248,12 @@ def limits(report: Report) -> str:
     ]
     if report.member("data", "source") == "noise":
         lines.append("- The data are noise with random labels: the accuracy means nothing.")
+    known = report.facts.get("preprocessing")
+    if known and len(known["labels"]) > known["classes"]:
+        lines.append(
+            f"- It has {len(known['labels']):,} outputs for {known['classes']:,} classes: the others stand "
+            "for nothing."
+        )
     if report.at_chance:
         lines.append("- It is no better than saying the largest class: it has learned nothing yet.")
     if not report.facts["training"]["epochs"]:

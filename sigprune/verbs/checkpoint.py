@@ -23,12 +23,14 @@ from sigprune.values.mask import Mask
 from sigprune.values.network import expect_counts, expect_network, network_in
 from sigprune.values.origin import origin_in, remember_origin_
 from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
+from sigprune.values.preprocessing import Preprocessing
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.constructing import at_most
 from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.files import MOST, file_facts, reading
-from sigprune.verbs.locating import CONFIG, packed_folder
+from sigprune.verbs.locating import packed_folder
 from sigprune.verbs.packing import storable, unpack
+from sigprune.verbs.rebuilding import in_dtype, prove_config, rebuilt
 from sigprune.verbs.writing import DenseWriter, PackedWriter
 
 _BUFFERS = 2**30
@@ -58,6 +60,7 @@ def save(
     codec: str | Step | ModuleType = "bitmask",
     extra: Mapping[str, Plain] | None = None,
     most: int = MOST,
+    preprocessing: Preprocessing | None = None,
 ) -> dict[str, dict[str, Plain]]:
     """Write a masked model as a folder that plain timm or transformers load, and packed for sigprune.
 
@@ -74,6 +77,8 @@ def save(
         codec: how masked tensors are packed.
         extra: plain values for the manifest's provenance: recipe, digest of the recipe, versions.
         most: bytes of tensors in one file.
+        preprocessing: how an image file becomes the model's input, and the names of its outputs, for the
+            library's own transform or image processor; None: what the model's own configuration says.
 
     Returns:
         File name -> its size in ``bytes`` and its ``sha256``. Cost: a few passes over the tensors; memory:
@@ -81,7 +86,11 @@ def save(
 
     Raises:
         MaskViolated: an entry that the mask removed is not zero.
-        BadInput: the mask is of another model, or a tensor cannot be stored.
+        BadInput: ``config.json`` would make another model: a layer was replaced, cut or set otherwise by
+            hand, an adapter was added. The model that it makes, given the module's tensors without a copy,
+            must have the same names, shapes, settings of modules and output for the view's example (models
+            of one's own have no such configuration). Or the mask is of another model, or a tensor cannot be
+            stored.
         FolderExists: the folder is not empty.
         NoSpace: the disk is full.
 
@@ -106,7 +115,8 @@ def save(
     mask.check(tensors)
     adapter = adapters.get(view.library)
     with new_folder(folder) as staging:
-        adapter.write_config(view.module, staging)
+        adapter.write_config(view.module, staging, preprocessing)
+        prove_config(view, staging)
         provenance: dict[str, Plain] = dict(extra or {})
         if view.weights_origin == "pretrained":
             provenance.setdefault("weights_origin", "pretrained")
@@ -293,28 +303,15 @@ def _skeleton(folder: Path, manifest: Manifest) -> nn.Module | None:
 
 def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     """The model that ``config.json`` describes, in the dtype of the stored parameters where they have one."""
-    names = len(manifest.tensors) + len(manifest.tied)
-    try:
-        with at_most(names, folder / CONFIG):
-            model = adapters.get(manifest.library).rebuild(folder)
-    except TooLarge:
-        raise
-    except CheckpointError as error:
-        raise CheckpointError(f"{error} (or pass a model of yours: load(..., into=model))") from error
-    except Exception as error:  # whatever libraries raise for values that they do not expect
-        raise CheckpointError(
-            f"{folder / CONFIG}: {manifest.library} cannot rebuild {manifest.architecture} from it: {error}; "
-            "build the model yourself and pass it as load(..., into=model)"
-        ) from error
+    with at_most(len(manifest.tensors) + len(manifest.tied), folder / CONFIG):
+        model = rebuilt(folder, manifest.library, manifest.architecture)
     own = dict(model.named_parameters())
     dtypes = {
         e.torch_dtype
         for name, e in manifest.tensors.items()
         if name in own and e.torch_dtype.is_floating_point
     }
-    if len(dtypes) == 1 and dtypes != {p.dtype for p in own.values() if p.is_floating_point()}:
-        model.to(dtypes.pop())
-    return model
+    return in_dtype(model, dtypes)
 
 
 def _untie_(model: nn.Module, slots: dict[str, Tensor], manifest: Manifest) -> None:

@@ -43,6 +43,52 @@ def test_a_base_model_is_named_only_if_the_report_does(data: Data) -> None:
     assert "base_model" not in front(card(Report(data)))
 
 
+PREPROCESSING = {
+    "height": 24, "width": 32, "mean": [0.25], "std": [0.5], "normalisation": "data",
+    "labels": ["cat", "dog", "unused 2"], "classes": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers", "torch"])
+def test_a_card_says_how_an_image_file_becomes_an_input(data: Data, library: str) -> None:
+    data["model"]["library"], data["preprocessing"] = library, PREPROCESSING
+    text = card(Report(data))
+    assert "A greyscale image of 8 bits, resized as a whole to 24 x 32 pixels" in text
+    assert "minus 0.25, divided by 0.5: mean and deviation of the training data" in text
+    assert "The 2 classes: cat, dog.\n" in text
+    assert "- It has 3 outputs for 2 classes: the others stand for nothing.\n" in text
+    code = [block for block in blocks(text, "python") if 'Image.open("image.png").convert("L")' in block]
+    assert len(code) == (library != "torch")
+    for block in code:
+        compile(block, "card", "exec")
+    assert 'convert("RGB")' not in text
+    assert not [b for b in blocks(card(Report(data), dense=False), "python") if "Image.open" in b]
+
+
+def test_a_card_names_twenty_classes_at_most(data: Data) -> None:
+    names = [f"c{number}" for number in range(1000)]
+    data["preprocessing"] = {
+        **PREPROCESSING,
+        "labels": names,
+        "classes": 1000,
+        "mean": [0.5] * 3,
+        "std": [1.0] * 3,
+    }
+    text = card(Report(data))
+    assert "The 1,000 classes: c0, c1, " in text
+    assert ", c19 and 980 more.\n" in text
+    assert "stand for nothing" not in text
+    assert 'convert("RGB")' in text
+
+
+def test_a_card_says_that_data_without_image_files_have_no_preprocessing(data: Data) -> None:
+    assert "## Images" not in card(Report(data))  # a report of an earlier version
+    data["preprocessing"] = None
+    assert "what `config.json` says of it is the architecture's own" in card(Report(data)).replace(
+        "What", "what"
+    )
+
+
 def test_noise_has_no_metrics(data: Data) -> None:
     data["recipe"]["data"]["source"] = {"name": "noise"}
     text = card(Report(data))

@@ -11,7 +11,15 @@ from sigprune.base.family import Family, Plain
 if TYPE_CHECKING:
     from torch import nn
 
+    from sigprune.values.preprocessing import ImageDefaults, Preprocessing
     from sigprune.values.view import View
+
+
+class ImageDefaultsOf(Protocol):
+    """What a library does with image files."""
+
+    def __call__(self, module: nn.Module, *, pretrained: bool) -> ImageDefaults:
+        """See :class:`Adapter`."""
 
 
 class Adapter(Protocol):
@@ -22,8 +30,11 @@ class Adapter(Protocol):
     ``build(architecture, args)`` makes the architecture with fresh weights, drawn from torch's global
     generators; ``build_pretrained(hub_id, revision, args)`` makes one with the weights of a Hub repository.
     ``describe(module)`` makes the view; it imports the library only if the module does.
-    ``write_config(module, folder)`` writes the library's own ``config.json``; ``rebuild(folder)`` makes the
-    model from it, weights unset. ``SHARDED`` says whether the library reads weights from several files.
+    ``write_config(module, folder, preprocessing)`` writes the library's own ``config.json`` and, unless that
+    is None, what the library wants to know of the model's images and outputs; ``rebuild(folder)`` makes the
+    model from it, weights unset. ``image_defaults(module, pretrained=...)`` says what the library does with
+    image files; if the weights are pretrained also what they were normalised with in training.
+    ``SHARDED`` says whether the library reads weights from several files.
     """
 
     accepts: Callable[[nn.Module], bool]
@@ -31,7 +42,8 @@ class Adapter(Protocol):
     build: Callable[[str, Mapping[str, Plain]], nn.Module]
     build_pretrained: Callable[[str, str | None, Mapping[str, Plain]], nn.Module]
     describe: Callable[[nn.Module], View]
-    write_config: Callable[[nn.Module, Path], None]
+    write_config: Callable[[nn.Module, Path, Preprocessing | None], None]
+    image_defaults: ImageDefaultsOf
     rebuild: Callable[[Path], nn.Module]
     SHARDED: bool
 

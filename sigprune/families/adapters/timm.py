@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line, suggestion
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
+from sigprune.families.adapters._image_files import data_config
 from sigprune.families.adapters._references import check_timm_args
 from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import first_input, first_tensor, paths_of, ramp, survey
@@ -29,6 +31,7 @@ from sigprune.families.adapters._sources import (
 from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.bits import as_integers
+from sigprune.values.preprocessing import ImageDefaults, Normalisation, Preprocessing
 from sigprune.values.view import View, readonly
 
 SHARDED = False
@@ -234,24 +237,46 @@ def read_output(output: object) -> Tensor:
     return first_tensor(output)
 
 
-def write_config(module: nn.Module, folder: Path) -> None:
+def image_defaults(module: nn.Module, *, pretrained: bool) -> ImageDefaults:
+    """Pillow resizes; mean and deviation of the pretrained weights, one per channel that the model takes."""
+    if not pretrained:
+        return ImageDefaults("pillow")
+    from timm.data.model_config import resolve_input_data_config
+
+    with _quiet():
+        config = resolve_input_data_config(module)
+    return ImageDefaults("pillow", Normalisation(tuple(config["mean"]), tuple(config["std"])))
+
+
+def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing | None = None) -> None:
     """Write timm's ``config.json``, from which ``timm.create_model('local-dir:FOLDER')`` makes this model.
 
-    It records the arguments that the factory was given, and classes, channels and image size as they are now.
+    It records the arguments that the factory was given, and classes, channels and image size as they are now;
+    with ``preprocessing`` also what ``timm.data.resolve_data_config`` reads, and the names of the classes.
 
     Raises:
         BadInput: an argument of the model cannot be written as JSON.
     """
     from timm.models._hub import save_config_for_hf
 
-    # it warns that the mean and deviation of colour images are averaged for other channels, as they should be
+    data, more = None, None
+    if preprocessing is not None:
+        data, more = data_config(preprocessing), {"label_names": list(preprocessing.labels)}
+    try:
+        with _quiet():
+            save_config_for_hf(module, str(folder / "config.json"), model_config=more, data_config=data)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise BadInput(f"timm cannot write a config.json for this model: {one_line(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warning that mean and deviation of colours are averaged for other channels, as they should be."""
     log = logging.getLogger("timm.data.model_config")
     level = log.level
     try:
         log.setLevel(logging.ERROR)
-        save_config_for_hf(module, str(folder / "config.json"))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise BadInput(f"timm cannot write a config.json for this model: {one_line(error)}") from error
+        yield
     finally:
         log.setLevel(level)
 

@@ -14,6 +14,7 @@ from sigprune.base.family import Plain
 from sigprune.families.adapters._factories import factory
 from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
 from sigprune.values.batch import Batch
+from sigprune.values.preprocessing import ImageDefaults, Preprocessing
 from sigprune.values.view import View, readonly
 
 IMAGE_SIZE = 32
@@ -95,11 +96,18 @@ def describe(module: nn.Module) -> View:
     )
 
 
-def write_config(module: nn.Module, folder: Path) -> None:
+def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing | None = None) -> None:
     """Write a ``config.json`` that says what the model is. It does not say how to make it again."""
+    del preprocessing  # the card says it: no library reads it from here
     kind = type(module)
     config: dict[str, Plain] = {"library": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def image_defaults(module: nn.Module, *, pretrained: bool) -> ImageDefaults:
+    """Torchvision's transforms resize with Pillow; a module says nothing of its normalisation."""
+    del module, pretrained
+    return ImageDefaults("pillow")
 
 
 def rebuild(folder: Path) -> nn.Module:

@@ -19,6 +19,8 @@ from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._configurations import class_for, configured
 from sigprune.families.adapters._contained import file_in
+from sigprune.families.adapters._hub import fetch
+from sigprune.families.adapters._image_files import PROCESSOR, data_config, normalisation_in, write_processor
 from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
@@ -40,6 +42,7 @@ from sigprune.values.batch import Batch
 from sigprune.values.manifest import SCHEMA
 from sigprune.values.origin import is_remembered, remember_origin_
 from sigprune.values.packed import KEY
+from sigprune.values.preprocessing import ImageDefaults, Normalisation, Preprocessing
 from sigprune.values.view import View, readonly
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 SHARDED = True
 _GENERATION, _ADAPTER = "generation_config.json", "adapter_config.json"
 """Files that ``from_pretrained`` looks for beside the configuration."""
+_WRAPPER = "timm_wrapper"
+"""The type of timm's models in transformers."""
 
 
 def accepts(module: nn.Module) -> bool:
@@ -212,17 +217,52 @@ def _was_loaded(parameter: nn.Parameter) -> bool:
     return vars(parameter).get("_is_hf_initialized") is True
 
 
-def write_config(module: nn.Module, folder: Path) -> None:
+def image_defaults(module: nn.Module, *, pretrained: bool) -> ImageDefaults:
+    """What its image processor does; the normalisation that the checkpoint states which it was opened from.
+
+    Raises:
+        BadInput: the checkpoint's repository cannot be asked.
+    """
+    config = cast("PreTrainedModel", module).config
+    if config.model_type != _WRAPPER:
+        return ImageDefaults("torch", _normalisation_of(config.name_or_path) if pretrained else None)
+    known = vars(config).get("pretrained_cfg") or {}
+    if not (pretrained and known.get("mean") and known.get("std")):
+        return ImageDefaults("pillow")
+    return ImageDefaults("pillow", Normalisation(tuple(known["mean"]), tuple(known["std"])))
+
+
+def _normalisation_of(origin: str) -> Normalisation | None:
+    """Of the folder or repository ``user/repo[@revision]`` that a model was opened from."""
+    if Path(origin).is_dir():
+        return normalisation_in(Path(origin))
+    folder = folder_of(f"{HUB}{origin}")
+    path = fetch(origin.partition("@")[0], PROCESSOR, folder.name, origin)
+    return None if path is None else normalisation_in(path.parent)
+
+
+def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing | None = None) -> None:
     """Write ``config.json`` with ``architectures`` and ``dtype``, as ``from_pretrained`` wants it.
 
-    Its ``quantization_config`` names the plug-in that decodes packed files (``variant="sparse"``). The
-    model's own configuration object stays as it is.
+    Its ``quantization_config`` names the plug-in that decodes packed files (``variant="sparse"``). With
+    ``preprocessing`` it names the classes, and an image processor is written that ``AutoImageProcessor``
+    reads. The model's own configuration object stays as it is.
     """
     model = cast("PreTrainedModel", module)
     config = copy.deepcopy(model.config)
     config.architectures = [type(module).__name__]
     config.dtype = next(module.parameters()).dtype
     config.quantization_config = {"quant_method": KEY, "schema": SCHEMA}
+    if preprocessing is not None:
+        config.id2label = dict(enumerate(preprocessing.labels))
+        config.label2id = {name: number for number, name in enumerate(preprocessing.labels)}
+        if config.model_type == _WRAPPER:  # its processor is timm's transform
+            config.pretrained_cfg = {
+                **(vars(config).get("pretrained_cfg") or {}),
+                **data_config(preprocessing),
+            }
+        else:
+            write_processor(preprocessing, folder)
     config.save_pretrained(folder)
 
 

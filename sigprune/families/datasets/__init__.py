@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sigprune.base.family import Family
+from sigprune.values.preprocessing import Normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +23,15 @@ class Data:
         test: likewise, standardised with the same statistics; None where there is no test split.
         classes: class names, in label order.
         source: where it comes from, in words, for reports and cards.
+        normalisation: of 8-bit images, the statistics that they were standardised with; None where the data
+            are no 8-bit images, so that no image file holds one.
     """
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor] | None
     classes: tuple[str, ...]
     source: str
+    normalisation: Normalisation | None = None
 
 
 class Dataset(Protocol):

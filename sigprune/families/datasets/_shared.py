@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import DataError
+from sigprune.values.preprocessing import Normalisation
 
 _UNSIGNED_BYTE = 0x08
 
@@ -28,12 +29,31 @@ def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
     Source: the preprocessing of Lee et al. 2020, arXiv 1906.06307.
     """
-    mean = train.mean(dim=(0, 2, 3), dtype=torch.float64)[:, None, None]
-    splits = tuple((s - mean).to(torch.float32) for s in (train, *others))
+    return _standardised(train, *others)[0]
+
+
+def standardise_pixels(train: Tensor, *others: Tensor) -> tuple[tuple[Tensor, ...], Normalisation]:
+    """As :func:`standardise`, of 8-bit images; also what was subtracted and divided by, on the scale [0, 1].
+
+    Args:
+        train: images uint8 (examples, channels, height, width).
+        others: further splits.
+
+    Raises:
+        DataError: a channel of the train split is constant.
+    """
+    splits, mean, scale = _standardised(train, *others)
+    return splits, Normalisation(tuple((mean / 255).tolist()), tuple((scale.double() / 255).tolist()))
+
+
+def _standardised(train: Tensor, *others: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """The splits, and what was subtracted (float64) and divided by (float32), one number per channel."""
+    mean = train.mean(dim=(0, 2, 3), dtype=torch.float64)
+    splits = tuple((s - mean[:, None, None]).to(torch.float32) for s in (train, *others))
     scale = splits[0].square().mean(dim=(0, 2, 3), dtype=torch.float64).sqrt().to(torch.float32)
     if not bool((scale > 0).all()):
         raise DataError("images: a channel of the train split is constant, so it cannot be standardised")
-    return tuple(s.div_(scale[:, None, None]) for s in splits)
+    return tuple(s.div_(scale[:, None, None]) for s in splits), mean, scale
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

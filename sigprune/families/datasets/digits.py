@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sigprune.base.seeds import derive
 from sigprune.families.datasets import Data
-from sigprune.families.datasets._shared import standardise
+from sigprune.families.datasets._shared import standardise_pixels
 
 PAPER = "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, doi 10.24432/C50P49"
 _TEST = 360
@@ -17,17 +17,19 @@ _TEST = 360
 def load() -> Data:
     """1,437 train and 360 test images (1, 8, 8) of 10 classes; a fixed split that keeps the class balance.
 
-    Cost: seconds to import scikit-learn, then a tenth of one.
+    The 17 levels of grey are rounded to 8 bits, as in an image file. Cost: seconds to import scikit-learn,
+    then a tenth of one.
     """
     images, labels = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
-    images = (images / 16.0).reshape(-1, 1, 8, 8)
+    images = (images * 255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
     test = _test_rows(labels)
-    train_images, test_images = standardise(images[~test], images[test])
+    (train_images, test_images), normalisation = standardise_pixels(images[~test], images[test])
     return Data(
         train=(train_images, labels[~test]),
         test=(test_images, labels[test]),
         classes=tuple(str(c) for c in range(10)),
         source="handwritten digits, 8x8 (scikit-learn load_digits; 1,437 train, 360 test)",
+        normalisation=normalisation,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sigprune.base.errors import DataError
 from sigprune.families.datasets import Data
 from sigprune.families.datasets._hub import read_hub
-from sigprune.families.datasets._shared import read_idx, standardise
+from sigprune.families.datasets._shared import read_idx, standardise_pixels
 
 PAPER = "Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747"
 HUB = "zalando-datasets/fashion_mnist"
@@ -50,9 +50,9 @@ def load(*, folder: str | None = None) -> Data:
             f"fashion_mnist: no train-images-idx3-ubyte.gz in {place}; "
             "set the option folder to where the four .gz files lie, or leave it out"
         )
-    train, test = standardise(train, test)
+    (train, test), normalisation = standardise_pixels(train, test)
     source = f"Fashion-MNIST, 28x28 ({origin}; {len(train):,} train, {len(test):,} test)"
-    return Data((train, train_labels), (test, test_labels), _CLASSES, source)
+    return Data((train, train_labels), (test, test_labels), _CLASSES, source, normalisation)
 
 
 def _is_there(folder: Path) -> bool:
