@@ -150,6 +150,8 @@ def _by_shard(
     from sigprune.cli_progress import watch
     from sigprune.cli_tables import print_checkpoint
     from sigprune.cli_written import nearly_empty, print_left
+    from sigprune.effects.card import plain_card
+    from sigprune.values.packed import read_manifest
     from sigprune.verbs.emptied import EmptiedWeights
     from sigprune.verbs.inspecting import inspect
     from sigprune.verbs.pruning import Method
@@ -180,6 +182,7 @@ def _by_shard(
             seed=seed,
             report=tell,
         )
+        (staging / "README.md").write_text(plain_card(read_manifest(staging)), encoding="utf-8")
     facts = inspect(folder)
     told = [*done.warnings, *nearly_empty(done)]
     if as_json:

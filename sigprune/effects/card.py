@@ -38,6 +38,7 @@ _PROVENANCE = MappingProxyType({
     "base_model": "weights from",
     "revision": "at its commit",
     "recipe_digest": "recipe digest",
+    "proved": "the model of `config.json` was never run; it has the same",
 })
 """Keys of a manifest's provenance that a card tells, and how."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,13 @@ class SparseCheckpoint:
     manifest: Manifest
 
 
+class SavesItself(Protocol):
+    """A tokenizer or processor of transformers."""
+
+    def save_pretrained(self, save_directory: Path) -> object:
+        """Write its files into the folder."""
+
+
 def save(
     folder: str | Path,
     view: View,
@@ -61,6 +69,8 @@ def save(
     extra: Mapping[str, Plain] | None = None,
     most: int = MOST,
     preprocessing: Preprocessing | None = None,
+    processor: SavesItself | None = None,
+    tokenizer: SavesItself | None = None,
 ) -> dict[str, dict[str, Plain]]:
     """Write a masked model as a folder that plain timm or transformers load, and packed for sigprune.
 
@@ -79,6 +89,9 @@ def save(
         most: bytes of tensors in one file.
         preprocessing: how an image file becomes the model's input, and the names of its outputs, for the
             library's own transform or image processor; None: what the model's own configuration says.
+        processor: of transformers, for images, sound or several kinds of input: written beside the weights.
+        tokenizer: likewise. Without them those of the folder or repository are copied that a model of
+            transformers was opened from.
 
     Returns:
         File name -> its size in ``bytes`` and its ``sha256``. Cost: a few passes over the tensors; memory:
@@ -116,6 +129,9 @@ def save(
     adapter = adapters.get(view.library)
     with new_folder(folder) as staging:
         adapter.write_config(view.module, staging, preprocessing)
+        for companion in (processor, tokenizer):
+            if companion is not None:
+                companion.save_pretrained(staging)
         prove_config(view, staging)
         provenance: dict[str, Plain] = dict(extra or {})
         if view.weights_origin == "pretrained":

@@ -33,6 +33,9 @@ from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, 
 
 Target = Literal["packed", "dense", "both"]
 
+PROVED = "names and shapes"
+"""What a folder that is written tensor by tensor is known to share with the model of its configuration."""
+
 LEAST = 0.1
 """Share of zeros from which a tensor counts as pruned, where zeros have to tell."""
 
@@ -182,7 +185,10 @@ def _is_packed(reference: Reference) -> bool:
 def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: str | None) -> _Source:
     """A dense checkpoint, one tensor at a time if its files allow it."""
     found = dense_checkpoint(ref, revision=revision)
-    said = origin(ref, found.folder) | {"mask_from": "zeros" if mask_ref is None else base_name(mask_ref)}
+    said = origin(ref, found.folder) | {
+        "mask_from": "zeros" if mask_ref is None else base_name(mask_ref),
+        "proved": PROVED,
+    }
     if found.lacking:
         view = describe(open_model(str(ref), pretrained=True, revision=revision))
         tensors, tied = stored(view.module)

@@ -22,7 +22,7 @@ from sigprune.families.scores import scores
 from sigprune.values.layout import Shape
 from sigprune.values.network import network_in
 from sigprune.verbs.beside import copy_beside
-from sigprune.verbs.converting import base_name, origin
+from sigprune.verbs.converting import PROVED, base_name, origin
 from sigprune.verbs.emptied import Emptied, EmptiedWeights, emptied_part
 from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
@@ -95,7 +95,7 @@ def prune_files(
     choose = _chooser(select, ranked, shapes, kept)
     said: dict[str, Plain] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
-        "include": list(include), "exclude": list(exclude), **_composition(select),
+        "include": list(include), "exclude": list(exclude), **_composition(select), "proved": PROVED,
     }  # fmt: skip
     most, choice = source.largest, codecs.choose(codec)
     with filling(folder) as staging:

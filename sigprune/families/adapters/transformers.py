@@ -25,6 +25,7 @@ from sigprune.families.adapters._inputs import example_of, input_name
 from sigprune.families.adapters._kernels import portable
 from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._placeholders import placeholders
+from sigprune.families.adapters._processor_files import copy_processor_files
 from sigprune.families.adapters._references import foreign_storage
 from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import paths_of, survey
@@ -246,9 +247,11 @@ def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing |
 
     Its ``quantization_config`` names the plug-in that decodes packed files (``variant="sparse"``). With
     ``preprocessing`` it names the classes, and an image processor is written that ``AutoImageProcessor``
-    reads. The model's own configuration object stays as it is.
+    reads. Tokenizer and processor are copied from where the model was opened. The model's own configuration
+    object stays as it is.
     """
     model = cast("PreTrainedModel", module)
+    copy_processor_files(model.name_or_path, folder)
     config = copy.deepcopy(model.config)
     config.architectures = [type(module).__name__]
     config.dtype = next(module.parameters()).dtype
