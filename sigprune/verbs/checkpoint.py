@@ -29,7 +29,7 @@ from sigprune.values.view import View, expect_view
 from sigprune.verbs.constructing import at_most
 from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.files import MOST, file_facts, reading
-from sigprune.verbs.locating import packed_folder
+from sigprune.verbs.locating import CONFIG, packed_folder
 from sigprune.verbs.packing import storable, unpack
 from sigprune.verbs.rebuilding import in_dtype, prove_config, rebuilt
 from sigprune.verbs.writing import DenseWriter, PackedWriter
