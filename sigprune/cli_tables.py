@@ -200,7 +200,7 @@ def _warning(facts: FindingFacts) -> str:
 
 def _accuracy(report: Report) -> str:
     if report.test_accuracy is None:
-        return "test accuracy: the data have no test split"
+        return f"test accuracy: {report.evaluation_skipped or 'the data have no test split'}"
     scores = {
         "sparse": report.test_accuracy,
         "dense": report.dense_test_accuracy,

@@ -166,6 +166,9 @@ class Experiment:
             dense, self.told["dense"] = None, None
             lost = Finding("dense_baseline", "training", math.nan, 0.0, math.inf, remedy=str(error))
             self.findings.append(facts.of_finding(lost))
+        if not self.classifier_has_learned():
+            self.told["evaluation_skipped"] = "the classifier is fresh and nothing was trained"
+            return
         test = self.setting.test()
         if test is not None:
             self.scores |= {
@@ -174,6 +177,16 @@ class Experiment:
                 "examples": len(test[1]),
                 "majority_accuracy": facts.majority(test[1]),
             }
+
+    def classifier_has_learned(self) -> bool:
+        """Whether something trained the classifier, here or before: else its accuracy is that of chance."""
+        if self.recipe.train.epochs:
+            return True
+        heads = {weight.name for weight in self.view.weights if weight.role == "head"}
+        replaced = replaced_in(self.view.module)
+        drawn = {name for one in self.treated if not one.kept for name in one.names}
+        drawn |= set(replaced.names) if replaced else set()
+        return (self.recipe.model.pretrained or self.view.library == "torch") and not heads & drawn
 
     def fit(self, title: str, view: View, mask: Mask | None) -> list[Plain]:
         """Train one network; no epochs, no rows."""

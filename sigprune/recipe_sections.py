@@ -131,8 +131,8 @@ class Measure(Section):
 
     method: Annotated[Step, Choose(spectra, "measure.method", "auto")] = Step("auto")
     examples: int = Field(default=8, ge=1, le=MOST)
-    most_gib: float = Field(default=1.0, gt=0)
-    max_seconds: float | None = Field(default=6.0, gt=0)
+    most_gib: float = Field(default=0.5, gt=0)
+    max_seconds: float | None = Field(default=2.0, gt=0)
 
 
 class Bounds(Section):

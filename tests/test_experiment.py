@@ -471,3 +471,20 @@ def test_a_costly_measurement_is_taken_at_fewer_examples_and_says_so(tmp_path):
     assert len(methods) == 1
     assert "1 of 8 examples: all would take" in methods.pop()
     assert "measure.max_seconds=0.0001" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_fresh_classifier_that_nothing_trained_is_not_evaluated(tmp_path, capsys):
+    """Its accuracy is that of chance; a network that was trained before is evaluated without training too."""
+    run(recipe(baselines=[]), tmp_path / "trained")
+    report = run(recipe(train={"epochs": 0}, baselines=[]), tmp_path / "fresh")
+    assert report.test_accuracy is None
+    assert report.evaluation_skipped == "the classifier is fresh and nothing was trained"
+    assert (
+        "accuracy was not measured: the classifier is fresh" in (tmp_path / "fresh" / "README.md").read_text()
+    )
+    model = {"ref": str(tmp_path / "trained"), "pretrained": True}
+    again = run(
+        recipe(model=model, train={"epochs": 0}, baselines=[], prune={"sparsity": 0}), tmp_path / "again"
+    )
+    assert again.test_accuracy == pytest.approx(Report.read(tmp_path / "trained").test_accuracy)
+    assert not again.evaluation_skipped

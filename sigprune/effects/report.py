@@ -126,6 +126,11 @@ class Report:
         return self._score("dense_test_accuracy")
 
     @property
+    def evaluation_skipped(self) -> str:
+        """Why no accuracy was measured although there is a test split; empty otherwise."""
+        return self.facts.get("evaluation_skipped", "")
+
+    @property
     def majority_accuracy(self) -> float | None:
         """Of always saying the most frequent class of the test split."""
         return self._score("majority_accuracy")

@@ -172,6 +172,7 @@ class ReportData(TypedDict):
     training: Curve
     dense: Curve | None
     evaluation: dict[str, Number | None]
+    evaluation_skipped: NotRequired[str]
     files: dict[str, dict[str, Plain]]
     preprocessing: NotRequired[PreprocessingFacts | None]
     timing: NotRequired[dict[str, Plain]]

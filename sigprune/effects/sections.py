@@ -258,6 +258,8 @@ def limits(report: Report) -> str:
         lines.append("- It is no better than saying the largest class: it has learned nothing yet.")
     if not report.facts["training"]["epochs"]:
         lines.append("- The network has not been trained.")
+    if report.evaluation_skipped:
+        lines.append(f"- Its accuracy was not measured: {report.evaluation_skipped}.")
     if report.dead_layers:
         names = ", ".join(f"`{name}`" for name in report.dead_layers[:5])
         lines.append(f"- Nothing is left of {len(report.dead_layers)} layers, among them {names}.")
