@@ -113,7 +113,9 @@ def spectrum(
     data: Annotated[str, typer.Option(help="data set")] = "digits",
     size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
     examples: Annotated[int, typer.Option(help="examples to measure at")] = 8,
-    max_memory: Annotated[float | None, typer.Option(help="GiB for graphs and batched products (0.5)")] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(help="GiB for graphs and batched products (0.5)")
+    ] = None,
     pretrained: Weights = None,
     seed: Seed = 0,
     settings: Settings = None,
