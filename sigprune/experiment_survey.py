@@ -52,7 +52,7 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
     view = selected(describe(module), recipe)
     total = sum(p.numel() for p in module.parameters())
     skipped: defaultdict[str, list[Plain]] = defaultdict(list)
-    for name, reason in view.skipped.items():
+    for name, reason in view.reasons().items():
         skipped[reason].append(name)
     return {
         "ref": model.ref,

@@ -31,6 +31,7 @@ TYPES = tuple(t for t in MODEL_MAPPING_NAMES if t not in LEFT_OUT)
 # Reasons for which a parameter of rank 2 or more may hold over 1 % of a model's entries.
 REVIEWED = {
     "position table": "added to activations or to attention scores, entry by entry: no product of matrices",
+    "fixed table": "positions, computed (sines and cosines) or frozen",
     "token": "learned inputs: tokens, queries, prompts",
     "state": "decay of a recurrence, entry by entry: a zero is not the absence of a connection",
     "router": "chooses experts or mixes residual streams; small, and not to be pruned by default",
@@ -122,7 +123,8 @@ def transformers_row(model_type: str) -> Row:
 
 def _row(family: str, module: nn.Module) -> Row:
     found, parameters = survey(module), dict(module.named_parameters())
-    _check(found.weights, found.skipped, parameters)
+    every = dict(module.named_parameters(remove_duplicate=False))
+    _check(found.weights, found.skipped, every)
     return Row(
         family,
         sum(p.numel() for p in parameters.values()),
@@ -133,8 +135,9 @@ def _row(family: str, module: nn.Module) -> Row:
 
 
 def _check(weights: list[Weight], skipped: dict[str, str], parameters: dict[str, nn.Parameter]) -> None:
-    total = sum(p.numel() for p in parameters.values())
-    assert sorted([*(w.name for w in weights), *skipped]) == sorted(parameters), "each parameter once"
+    total = sum(p.numel() for p in {id(p): p for p in parameters.values()}.values())
+    names = [*(name for w in weights for name in (w.name, *w.tied)), *skipped]
+    assert sorted(names) == sorted(parameters), "each name once"
     for weight in weights:
         check_blocks(weight, parameters[weight.name])
     for name, reason in skipped.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,6 +33,34 @@ def tally(flags: Tensor) -> int:
     """
     # on the CPU numpy counts in a fifth of the time that torch takes
     return int(np.count_nonzero(flags.numpy())) if flags.is_cpu else int(flags.count_nonzero())
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of it (a DTensor, as ``fully_shard`` makes of parameters)."""
+    kinds = sys.modules.get("torch.distributed.tensor")  # who has such a tensor has imported this
+    return kinds is not None and isinstance(tensor, vars(kinds)["DTensor"])
+
+
+def placed_like(flags: Tensor, tensor: Tensor) -> Tensor:
+    """A plain tensor of the same shape on the device of another, in parts as that one is.
+
+    Of a sharded tensor every process has to call it, with equal flags.
+    """
+    if not is_sharded(tensor):
+        return flags.to(tensor.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    sharded = cast(DTensor, tensor)
+    return distribute_tensor(flags, sharded.device_mesh, sharded.placements)
+
+
+def number(total: Tensor) -> int:
+    """A scalar tensor as an integer; a sharded one is summed over the processes, all of which call it."""
+    if is_sharded(total):
+        from torch.distributed.tensor import DTensor
+
+        total = cast(DTensor, total).full_tensor()
+    return int(total)
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -39,7 +39,7 @@ def of_model(view: View, ref: str, opened: tuple[str, ...], *, kept: bool) -> di
         "parameters": sum(p.numel() for p in view.module.parameters()),
         "prunable": Mask.dense(view.prunable_shapes()).total,
         "weights": len(view.weights),
-        "skipped": dict(Counter(view.skipped.values())),
+        "skipped": dict(Counter(view.reasons().values())),
         "gates_opened": list(opened),
     }
 

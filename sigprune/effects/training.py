@@ -25,7 +25,7 @@ from sigprune.effects.evaluation import Split, class_count, evaluate, logits
 from sigprune.effects.plan import Device, Precision, TrainPlan
 from sigprune.values.mask import Mask
 from sigprune.values.origin import remember_origin_
-from sigprune.values.view import View
+from sigprune.values.view import View, expect_view
 from sigprune.verbs.holding import hold
 
 __all__ = ["Split", "TrainPlan", "evaluate", "fit"]
@@ -82,6 +82,7 @@ def fit(
         >>> [row["epoch"] for row in rows]
         [1, 2]
     """
+    expect_view(view)
     classes = class_count(train)
     module = view.module
     home = next(module.parameters()).device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
@@ -63,12 +63,36 @@ def as_batch(item: BatchLike, input_name: str) -> Batch:
         input_name: the name that the model gives an unnamed first input.
 
     Raises:
-        DataError: the item is none of these, or its labels are no tensor.
+        DataError: the item is none of these, holds no example, or something else than dense tensors.
 
     Example:
         >>> as_batch((torch.zeros(2, 3), torch.tensor([0, 1])), "x").labels
         tensor([0, 1])
     """
+    batch = _read(item, input_name)
+    for name, tensor in batch.inputs.items():
+        _expect_examples(f"input {name!r}", tensor)
+    return batch
+
+
+def expect_batches(batches: object) -> None:
+    """What takes batches says to one batch, and to what cannot be iterated over; None passes.
+
+    Raises:
+        DataError: it is one of these.
+    """
+    pair = isinstance(batches, tuple) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches)
+    labelled = pair and not cast("tuple[Tensor, Tensor]", batches)[1].is_floating_point()
+    if isinstance(batches, Batch | Tensor | Mapping) or labelled:
+        what = "pair (x, labels)" if labelled else type(batches).__name__
+        raise DataError(f"batches: expected an iterable of batches, got one {what}: pass batches=[batch]")
+    if batches is not None and (isinstance(batches, str) or not isinstance(batches, Iterable)):
+        if hasattr(type(batches), "__getitem__") and not isinstance(batches, str):
+            return  # the older protocol, which loaders of one's own may follow
+        raise DataError(f"batches: expected an iterable of batches, got {type(batches).__name__}")
+
+
+def _read(item: BatchLike, input_name: str) -> Batch:
     if isinstance(item, Batch):
         return _checked(item.inputs, item.labels, item)
     if isinstance(item, Tensor):
@@ -81,7 +105,7 @@ def as_batch(item: BatchLike, input_name: str) -> Batch:
     raise DataError(f"{_EXPECTED}; got {_kind(item)}")
 
 
-_EXPECTED = "a batch is a tensor x, a pair (x, labels), or a mapping of tensors"
+_EXPECTED = "a batch is a tensor x, a pair (x, labels), or a mapping of tensors (torch.from_numpy makes one)"
 
 
 def _checked(inputs: Mapping[str, object], labels: object, item: Batch | None = None) -> Batch:
@@ -106,3 +130,18 @@ def _kind(value: object) -> str:
     if isinstance(value, list | tuple) and value:
         return f"{name} of {type(value[0]).__name__}"
     return name
+
+
+def _expect_examples(what: str, tensor: Tensor) -> None:
+    """A dense tensor with values, whose first axis counts at least one example."""
+    shape = tuple(tensor.shape)
+    if tensor.layout is not torch.strided:
+        raise DataError(
+            f"a batch: expected {what} as a dense tensor, got {tensor.layout}; x.to_dense() is one"
+        )
+    if tensor.is_meta:
+        raise DataError(f"a batch: {what} is on the meta device, where tensors have no values")
+    if not shape:
+        raise DataError(f"a batch: {what} has the shape (), expected one whose first axis counts examples")
+    if shape[0] == 0:
+        raise DataError(f"a batch: {what} holds no example, its shape is {shape}")

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigprune.base.errors import BadInput, MaskViolated
 from sigprune.base.readonly import ReadOnlyDict
-from sigprune.base.tensors import Tensors, tally
+from sigprune.base.tensors import Tensors, number, placed_like, tally
 
+_ORIGINAL = "_orig"
 _WRITTEN = "they were written after apply_(view, mask), or after the last step inside hold(...)"
 
 
@@ -49,6 +50,41 @@ class Mask:
     def dense(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
         """The mask that keeps everything."""
         return cls({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
+
+    @classmethod
+    def from_torch_prune(cls, module: nn.Module) -> Mask:
+        """The masks that ``torch.nn.utils.prune`` put on a model, by the names of the plain parameters.
+
+        Call it first, then ``torch.nn.utils.prune.remove(part, "weight")`` for every pruned part: that writes
+        the zeros and gives the parameters their names back. Then describe the model and go on with the mask.
+
+        Args:
+            module: the pruned model; it is not changed.
+
+        Raises:
+            BadInput: nothing of it is pruned.
+
+        Example:
+            >>> from torch.nn.utils import prune
+            >>> layer = prune.l1_unstructured(nn.Linear(4, 2), "weight", amount=3)
+            >>> mask = Mask.from_torch_prune(layer)
+            >>> _ = prune.remove(layer, "weight")
+            >>> mask.check(dict(layer.named_parameters()))
+            >>> mask
+            Mask(1 weights, 5 of 8 entries kept)
+        """
+        buffers = dict(module.named_buffers())
+        keep = {
+            name.removesuffix(_ORIGINAL): buffers[mask] != 0
+            for name, _ in module.named_parameters()
+            if name.endswith(_ORIGINAL) and (mask := f"{name.removesuffix(_ORIGINAL)}_mask") in buffers
+        }
+        if not keep:
+            raise BadInput(
+                f"{type(module).__name__}: expected parameters that torch.nn.utils.prune has pruned, got "
+                "none (after prune.remove their masks are gone)"
+            )
+        return cls(keep)
 
     @property
     def kept(self) -> int:
@@ -120,7 +156,7 @@ class Mask:
         self._fits(tensors)
         with torch.no_grad():
             for name, keep in self.keep.items():
-                tensors[name].masked_fill_(~keep.to(tensors[name].device), 0.0)
+                tensors[name].masked_fill_(placed_like(~keep, tensors[name]), 0.0)
 
     def check(self, tensors: Mapping[str, Tensor], *, why: str = _WRITTEN) -> None:
         """Make sure that every removed entry is exactly zero.
@@ -135,7 +171,8 @@ class Mask:
         """
         self._fits(tensors)
         for name, keep in self.keep.items():
-            alive = int((tensors[name].detach()[~keep.to(tensors[name].device)] != 0).sum())
+            removed = placed_like(~keep, tensors[name])
+            alive = number((tensors[name].detach() != 0).logical_and(removed).sum())
             if alive:
                 raise MaskViolated(f"{name}: {alive} entries that the mask removed are not zero; {why}")
 

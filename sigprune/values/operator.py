@@ -17,7 +17,7 @@ from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.taps import INPUT, OUTPUT, first_tensor, moving, reading
-from sigprune.values.view import View, expect_view
+from sigprune.values.view import View, empty_filter, expect_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +118,12 @@ def jacobian(
     if not joint:
         _expect_single_examples(view)
     batch = view.read(batch)
-    if len(batch) == 0:
-        raise BadInput("a Jacobian needs at least one example, got an empty batch")
     tensors = view.params() | (params or {})
     if dtype is not None:
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
     expect_finite(tensors)
+    if (reason := empty_filter(view, tensors)) is not None:
+        raise BadInput(reason)
     batch = view.embedded(tensors, batch)
     if dtype is not None:
         batch = batch.to(next(iter(batch.inputs.values())).device, dtype)

@@ -32,12 +32,17 @@ class Site:
         layout: where its blocks sit; None for a bias, which is a block of n outputs with one input.
         role: what it does in the network.
         stem: it is the network's first convolution, in order of definition.
+        divided: axes of the stored tensor over which the norms are taken that it is divided by, if it is;
+            each filter (entries that share a norm) keeps an entry then.
+        filters: how many filters there are; 0 where ``divided`` is None.
     """
 
     blocks: tuple[Shape, ...]
     layout: Layout | None = Layout()  # noqa: RUF009 - frozen
     role: Role | Literal["bias"] = "linear"
     stem: bool = False
+    divided: tuple[int, ...] | None = None
+    filters: int = 0
 
     def rows(self, tensor: Tensor) -> Iterator[Tensor]:
         """Views (out, *kernel, in) of the blocks, so that ``flatten(1)`` gives the matrix of one.

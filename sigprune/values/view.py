@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.errors import BadInput, UnknownName
+from sigprune.base.errors import BadInput, DataError, SigpruneError, UnknownName, one_line
 from sigprune.base.readonly import ReadOnlyDict
-from sigprune.base.tensors import Tensors
+from sigprune.base.tensors import Tensors, is_sharded, tally
 from sigprune.values.batch import Batch, BatchLike, as_batch
 from sigprune.values.layout import Shape
 from sigprune.values.origin import WeightsOrigin, origin_of
@@ -41,10 +42,14 @@ Reason = Literal[
     "router",
     "state",
     "vector",
+    "fixed table",
+    "parametrised",
     "other",
 ]
 """Why a parameter is no weight. ``router``: chooses experts or mixes residual streams; ``state``: decay of a
-recurrence, entry by entry; ``other``: not known to act as a matrix.
+recurrence, entry by entry; ``fixed table``: positions, computed (sines and cosines) or frozen;
+``parametrised``: what a parametrisation that sigprune does not know makes a matrix of (one of one's own,
+several at once, torch.nn.utils.prune); ``other``: not known to act as a matrix.
 """
 
 
@@ -70,8 +75,9 @@ class Gate:
 class View:
     """An immutable description in which every parameter is a Weight or skipped with a reason.
 
-    ``weights`` and ``skipped`` are disjoint and cover every name of ``module.named_parameters()`` (tied
-    copies appear in :attr:`Weight.tied`). Forward passes through a view run in evaluation mode and leave the
+    ``weights`` and ``skipped`` are disjoint and cover every name of ``module.named_parameters()``, also with
+    ``remove_duplicate=False``: tied copies of weights appear in :attr:`Weight.tied`, those of others in
+    ``skipped``. Forward passes through a view run in evaluation mode and leave the
     module's mode, hooks, gradients, buffers and the random state as they were.
 
     Attributes:
@@ -79,13 +85,14 @@ class View:
         library: the adapter that made the view (``torch``, ``timm``, ``transformers``).
         architecture: the library's name of the architecture, or the class name.
         weights: in order of definition.
-        skipped: parameter name -> reason.
+        skipped: parameter name -> reason; second names of tied parameters too.
         gates: scales that can close a residual branch.
         example: a valid batch without labels; shows input shapes and dtypes.
         input_name: the name that the model's ``forward`` gives its main input.
         read_output: picks the tensor of interest (logits, else features) out of what the model returns.
         embed: for token models, turns a batch of ids into one of floating-point embeddings.
         prunable: names that pruning may touch: weights and, if asked for, biases.
+        left_out: parametrised names (see :data:`Reason`) that the caller has excluded by name.
         portable: a context in which every kernel takes every dtype and has every derivative, and no state is
             kept for later calls; forward passes run in it.
         placeholders: ids that hold places in a text for rows of another tower (images, sounds). Models that
@@ -114,6 +121,7 @@ class View:
     read_output: Callable[[object], Tensor]
     embed: Callable[[Batch], Batch] | None = None
     prunable: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     batchnorm: BatchNormMode = "fresh"
     portable: Callable[[], AbstractContextManager[None]] = nullcontext
     placeholders: frozenset[int] = frozenset()
@@ -122,7 +130,8 @@ class View:
         origin = "" if self.weights_origin == "unknown" else f"{self.weights_origin} "
         return (
             f"View({self.architecture} of {self.library}: {len(self.weights)} {origin}weights, "
-            f"{len(self.prunable)} prunable, {len(self.skipped)} parameters skipped, {len(self.gates)} gates)"
+            f"{len(self.prunable)} prunable, {len(self.reasons())} parameters skipped, "
+            f"{len(self.gates)} gates)"
         )
 
     def __getitem__(self, name: str) -> Weight:
@@ -150,6 +159,16 @@ class View:
         """Every parameter by its canonical name, detached; shares storage with the module."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
+    def reasons(self) -> dict[str, Reason]:
+        """Canonical name -> why that parameter is skipped: each parameter once, whatever names it has."""
+        names = (name for name, _ in self.module.named_parameters())
+        return {name: self.skipped[name] for name in names if name in self.skipped}
+
+    def parametrised(self) -> tuple[str, ...]:
+        """Matrices behind parametrisations that sigprune does not know, but for those that are left out."""
+        found = (name for name, reason in self.reasons().items() if reason == "parametrised")
+        return tuple(name for name in found if name not in self.left_out)
+
     def stages(self) -> tuple[str, ...]:
         """Coarse parts of the network that hold weights, in order of definition; each is a module's path."""
         return tuple(dict.fromkeys(weight.stage for weight in self.weights if weight.stage))
@@ -173,7 +192,7 @@ class View:
             include: shell patterns of weight names, roles or stages. ``*`` stands for all but embeddings
                 (and heads that stay dense): these are pruned only if another pattern names them.
             exclude: shell patterns of weight names, roles or stages that stay dense; ``first`` is the first
-                weight that is no embedding.
+                weight that is no embedding. Parametrised weights are excluded by their parameters' names.
             biases: also prune the biases of the chosen weights. A zero bias has a zero score, so that
                 biases then go first (Lee et al. 2020 prune them).
             heads: ``dense`` leaves the classifier or the output layer of a language model alone, as Sun et
@@ -188,8 +207,11 @@ class View:
             heads = "dense" if self.weights_origin == "pretrained" else "prune"
         if heads not in get_args(HeadPolicy):
             raise UnknownName("policy of heads", heads, get_args(HeadPolicy))
+        hidden = [name for name, reason in self.skipped.items() if reason == "parametrised"]
+        left_out = [name for name in hidden if any(fnmatchcase(name, p) for p in exclude)]
         for pattern in (*include, *exclude):
-            if not any(self._matches(w, pattern) for w in self.weights):
+            known = any(self._matches(w, pattern) for w in self.weights)
+            if not known and not any(fnmatchcase(name, pattern) for name in left_out):
                 raise BadInput(f"the pattern {pattern!r} matches no weight name, no role and no stage")
         apart = {"embedding"} | ({"head"} if heads == "dense" else set())
         chosen = [
@@ -201,7 +223,9 @@ class View:
         if not chosen:
             raise BadInput("no weight is left to prune")
         names = [w.name for w in chosen] + [w.bias for w in chosen if biases and w.bias is not None]
-        return replace(self, prunable=tuple(names))
+        if "*" not in include:
+            left_out += [name for name in hidden if not any(fnmatchcase(name, p) for p in include)]
+        return replace(self, prunable=tuple(names), left_out=tuple(dict.fromkeys(left_out)))
 
     def _matches(self, weight: Weight, pattern: str) -> bool:
         if pattern == "first":
@@ -221,9 +245,39 @@ class View:
         return replace(self, batchnorm=batchnorm)
 
     def read(self, item: BatchLike) -> Batch:
-        """What a data loader yields, as a Batch on the device and in the dtype of the module."""
+        """What a data loader yields, as a Batch on the device and in the dtype of the module.
+
+        Raises:
+            DataError: it is no batch, names an input that the model does not take, or holds NaN or infinity
+                (-inf is one in the main input only: elsewhere masks are added so).
+        """
         parameter = next(self.module.parameters())
-        return as_batch(item, self.input_name).to(parameter.device, parameter.dtype)
+        batch = as_batch(item, self.input_name)
+        self._expect_names(batch)
+        for name, tensor in batch.inputs.items():
+            self._expect_finite(name, tensor)
+        return batch.to(parameter.device, parameter.dtype)
+
+    def _expect_names(self, batch: Batch) -> None:
+        accepted = inspect.signature(self.module.forward).parameters
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+            return
+        for name in batch.inputs:
+            if name not in accepted:
+                known = UnknownName(f"input of {self.architecture}", name, accepted)
+                raise DataError(f"a batch: {known}")
+
+    def _expect_finite(self, name: str, tensor: Tensor) -> None:
+        if not tensor.is_floating_point():
+            return
+        finite = tensor.isfinite()
+        if name != self.input_name:
+            finite = finite.logical_or_(tensor == -torch.inf)
+        if not bool(finite.all()):
+            odd = tensor.numel() - tally(finite)
+            raise DataError(
+                f"a batch: input {name!r} holds NaN or infinity in {odd} of {tensor.numel()} entries"
+            )
 
     def forward(self, params: Mapping[str, Tensor], batch: Batch, *, differentiated: bool = True) -> Tensor:
         """The model's output (logits, else features) for the given parameters.
@@ -242,7 +296,7 @@ class View:
         """
         graph = SelfContained({**dict(self.module.named_parameters()), **params})
         watched = graph if torch.is_grad_enabled() else nullcontext()
-        with self.probing(), self.portable():
+        with self.probing(), self.portable(), self._explaining(batch):
             tensors = {**self._buffers(params, batch), **params}
             with warnings.catch_warnings(), watched:
                 warnings.filterwarnings("ignore", DETACHED)  # an error says so where it matters
@@ -305,7 +359,9 @@ class View:
         whole = Whole(self.module)
 
         def run() -> Tensor:
-            value = aim(self.read_output(self.module(**batch.inputs)))
+            with self._explaining(batch):
+                output = self.module(**batch.inputs)
+            value = aim(self.read_output(output))
             if value.requires_grad:  # else no parameter reaches it, and all gradients are zero
                 with other_gradients_unchanged(value, params.values()):
                     # no ``inputs``: checkpointing with use_reentrant=True does not take them
@@ -314,6 +370,24 @@ class View:
 
         tensors = {f"module.{name}": t for name, t in {**self._buffers(params, batch), **params}.items()}
         return cast(Tensor, functional_call(whole, tensors, (run,)))
+
+    @contextmanager
+    def _explaining(self, batch: Batch) -> Iterator[None]:
+        """An error of the model gets the batch in front, if the example has other names, dtypes or sizes."""
+        try:
+            yield
+        except (SigpruneError, NotImplementedError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, TypeError, ValueError, LookupError, AssertionError) as error:
+            given, known = _sizes(batch), _sizes(self.example)
+            unlike = [name for name in {**given, **known} if given.get(name) != known.get(name)]
+            if not unlike:
+                raise
+            name = unlike[0]
+            raise DataError(
+                f"{self.architecture} cannot take this batch: input {name}: {given.get(name, 'none')}, "
+                f"the view's example: {known.get(name, 'none')}; {one_line(error)}"
+            ) from error
 
     @contextmanager
     def probing(self) -> Iterator[None]:
@@ -367,14 +441,87 @@ class View:
         return stats
 
 
-def expect_view(thing: object) -> None:
-    """What verbs say to a model that was not described.
+def _sizes(batch: Batch) -> dict[str, str]:
+    """Input -> its dtype and the sizes of its axes after the first, which counts examples."""
+    return {
+        name: f"{str(t.dtype).removeprefix('torch.')} ({', '.join(['*', *map(str, t.shape[1:])])})"
+        for name, t in batch.inputs.items()
+    }
+
+
+def expect_view(thing: object, *, values: bool = True, sharded: bool = False) -> None:
+    """What verbs say to a model that was not described, or whose values are not in this process.
+
+    Args:
+        thing: what the verb was given.
+        values: the verb reads or writes values, so that every tensor of the model must have some.
+        sharded: the verb can do with the part of each tensor that this process holds (DTensor).
 
     Raises:
-        BadInput: it is no view.
+        BadInput: it is no view, or tensors are on the meta device or sharded.
     """
     if not isinstance(thing, View):
         raise BadInput(f"expected a View, got {type(thing).__name__}; make one first: view = describe(model)")
+    if not values:
+        return
+    tensors = {**dict(thing.module.named_parameters()), **dict(thing.module.named_buffers())}
+    absent = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if absent:
+        raise BadInput(
+            f"{len(absent)} of {len(tensors)} tensors of {thing.architecture} have no values, first "
+            f"{absent[0]}: they are on the meta device. Where accelerate offloaded them (cpu_offload, "
+            "device_map), open the model without it, or accelerate.hooks.remove_hook_from_submodules(model) "
+            "brings back what memory holds; where it was built on meta, load its weights"
+        )
+    parts = [] if sharded else [name for name, tensor in tensors.items() if is_sharded(tensor)]
+    if parts:
+        raise BadInput(
+            f"{len(parts)} of {len(tensors)} tensors of {thing.architecture} are sharded, first {parts[0]}: "
+            "this process holds a part of each. Do this before fully_shard; hold and apply_ work after it too"
+        )
+
+
+def expect_no_parametrised(view: View) -> None:
+    """What treats all weights says to those that it cannot see, so that nothing is done to the rest alone.
+
+    Raises:
+        BadInput: weights are behind a parametrisation that sigprune does not know, and were not excluded.
+    """
+    hidden = view.parametrised()
+    if not hidden:
+        return
+    path, _, local = hidden[0].rpartition(".")
+    owner, listed, tensor = path.rpartition("parametrizations.")
+    if listed:
+        kinds = "+".join(type(m).__name__ for m in view.module.get_submodule(path).children())
+        remedy = f"torch.nn.utils.parametrize.remove_parametrizations(module, {tensor!r}) makes it plain"
+    else:
+        kinds, owner, tensor = "torch.nn.utils.prune", path, local.removesuffix("_orig")
+        remedy = (
+            "Mask.from_torch_prune(model) takes its masks over, after which "
+            f"torch.nn.utils.prune.remove(module, {tensor!r}) makes it plain"
+        )
+    raise BadInput(
+        f"{len(hidden)} weights of {view.architecture} are made by a parametrisation that sigprune does not "
+        f"know, first the {tensor} of {owner.rstrip('.') or 'the model'} ({kinds}), so that only the rest "
+        f"would be treated: {remedy}; or exclude it by name: describe(model, exclude=({hidden[0]!r},))"
+    )
+
+
+def empty_filter(view: View, tensors: Mapping[str, Tensor]) -> str | None:
+    """What is wrong with the first weight that is divided by a norm that is zero; None if none is.
+
+    Args:
+        view: the network.
+        tensors: at least its weights by name.
+    """
+    for weight in view.weights:
+        if weight.divided is not None and (empty := weight.empty_filters(tensors[weight.name] != 0)):
+            return (
+                f"{weight.name}: {empty} of {weight.filters} filters are all zero, and its module divides "
+                "each by its norm, so that the output is NaN: keep an entry of each"
+            )
+    return None
 
 
 def readonly(reasons: dict[str, Reason]) -> Mapping[str, Reason]:

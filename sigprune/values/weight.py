@@ -48,8 +48,14 @@ class Weight:
         tied: other state-dict keys of the same tensor.
         standardised: how the module standardises the weight before use, if it does: stored zeros do not stay
             zeros then.
+        padding: rows of a look-up table that stand for padding: its modules keep them at zero.
+        longest: the largest norm of a row that a look-up table's module allows, and which norm it is, if it
+            scales longer rows down when it looks them up.
         magnitude: state-dict key of the norms by which the module scales the weight's normalised direction
             (weight normalisation), if it does.
+        divided: axes over which the module takes the norms that it divides the weight by: all but that of the
+            outputs (weight normalisation), all (spectral normalisation); None if it divides by none. Entries
+            that share a norm are a filter, and a filter of zeros would be 0 / 0.
         convolution: what the module does with the kernel, if it is a convolution of a known kind.
     """
 
@@ -61,7 +67,10 @@ class Weight:
     bias: str | None = None
     tied: tuple[str, ...] = ()
     standardised: Standardisation | None = None
+    padding: tuple[int, ...] = ()
+    longest: tuple[float, float] | None = None
     magnitude: str | None = None
+    divided: tuple[int, ...] | None = None
     convolution: Convolution | None = None
 
     @property
@@ -76,6 +85,23 @@ class Weight:
             return False
         inputs = self.shape[0] // self.layout.groups if self.layout.transposed else self.shape[1]
         return inputs == 1
+
+    @property
+    def filters(self) -> int:
+        """How many filters have a norm of their own; 0 where the weight is divided by none."""
+        if self.divided is None:
+            return 0
+        return self.count // max(math.prod(self.shape[axis] for axis in self.divided), 1)
+
+    def empty_filters(self, nonzero: Tensor) -> int:
+        """How many filters hold nothing.
+
+        Args:
+            nonzero: a boolean tensor of the stored shape, True where an entry is not zero.
+        """
+        if self.divided is None:
+            return 0
+        return self.filters - int(nonzero.sum(self.divided).count_nonzero())
 
     def effective(self, params: Tensors) -> Tensor:
         """The values that the forward pass uses, in float64 and the stored shape.

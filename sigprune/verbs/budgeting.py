@@ -36,7 +36,7 @@ def sparsity_for(view: View, parameters: int) -> float:
         >>> prune(view, sparsity=sparsity_for(view, 74), score="magnitude").kept  # and 10 biases
         64
     """
-    expect_view(view)
+    expect_view(view, values=False)
     total = sum(p.numel() for p in view.module.parameters())
     prunable = sum(torch.Size(shape).numel() for shape in view.prunable_shapes().values())
     kept = parameters - (total - prunable)

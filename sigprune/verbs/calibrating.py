@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,14 +17,28 @@ from sigprune.base.seeds import generator
 from sigprune.values.batch import BatchLike
 from sigprune.values.operator import jacobian
 from sigprune.values.origin import same_origin
-from sigprune.values.view import View, expect_view
+from sigprune.values.view import View, expect_no_parametrised, expect_view
 from sigprune.values.weight import Weight
 from sigprune.verbs.init_policy import TABLES, Part, part_of
 
 RANGES: Mapping[Part, float] = ReadOnlyDict({"embeddings": 1e3, "weights": 2.0, "heads": 1e6})
-"""The parts that are scaled, in this order, and the largest factor (and its inverse) of each."""
+"""The parts that are scaled, in this order, and the largest factor (and its inverse) of each.
+
+That of the weights is for dense ones. Where a share s of their entries is not zero, each layer passes about
+sqrt(s) of the signal, and where few layers make up for all, classifiers included, each has to do for two: the
+largest factor is 1 / s times as large.
+"""
+
+_HEAD_LIMIT = 10.0
+"""Root mean square singular value, over the target, above which a scaled classifier takes over what the
+layers before it should do, so that they hardly learn.
+"""
 
 _TRIALS = 16
+
+
+class ScaledClassifier(UserWarning):
+    """The classifier alone was scaled, by so much that the layers before it hardly learn."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,8 @@ def calibrate_(
     size. Parts are tried in turn, each as a whole: embedding tables (with position tables and tokens), all
     weights but classifiers (depthwise kernels too), classifiers. Where a factor within :data:`RANGES` reaches
     the target, that part is scaled; a part whose scale a normalisation makes irrelevant is left alone. Zeros
-    stay zeros, so that a pruned network keeps its mask. No labels are used.
+    stay zeros, so that a pruned network keeps its mask; its weights may be scaled by more, by what the zeros
+    take away. No labels are used.
 
     Cost: up to 16 trials per part, each a forward and ``probes`` backward passes on the batch.
 
@@ -78,6 +94,9 @@ def calibrate_(
         BadInput: a target or tolerance that is not positive, an output that does not depend on the input or
             is not finite, or no part that reaches the target.
 
+    Warns:
+        ScaledClassifier: only the classifier reached the target, and its gain is over 10 times that now.
+
     Example:
         >>> from sigprune import calibrate_, describe, reinit_
         >>> layers = torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)
@@ -88,6 +107,7 @@ def calibrate_(
         True
     """
     expect_view(view)
+    expect_no_parametrised(view)
     if not (target > 0 and tolerance > 0):
         raise BadInput(f"expected a positive target and tolerance, got {target:g} and {tolerance:g}")
     parts, trials = _parts(view), 0
@@ -107,7 +127,7 @@ def calibrate_(
         if abs(now - 1) <= tolerance:
             break
         with same_origin(view.module):
-            found = _Search(tensors, level, tolerance, math.log(RANGES[part])).run(now)
+            found = _Search(tensors, level, tolerance, math.log(_largest(part, tensors))).run(now)
         if found is not None:
             factors[part], now = found
     if abs(now - 1) > tolerance:
@@ -115,7 +135,29 @@ def calibrate_(
             f"no scale of {', '.join(parts)} brings the root mean square singular value from "
             f"{target * before:.3g} to {target:g}"
         )
+    if (gain := _gain(parts.get("heads", []))) > _HEAD_LIMIT * target and "heads" in factors:
+        warnings.warn(
+            f"the classifier of {view.architecture} was multiplied by {factors['heads']:.3g} and has a gain "
+            f"of {gain:.3g} now, as no scale of the parts before it brought the root mean square singular "
+            f"value from {target * before:.3g} to {target:g}: they hardly learn so; lower the sparsity, "
+            "restore isometry, or leave calibration out",
+            ScaledClassifier,
+            stacklevel=2,
+        )
     return Calibration(target * before, target * now, ReadOnlyDict(factors))
+
+
+def _largest(part: Part, tensors: list[Tensor]) -> float:
+    """The largest factor of a part: larger for pruned weights, by what the zeros take away."""
+    if part != "weights":
+        return RANGES[part]
+    total, left = sum(t.numel() for t in tensors), sum(int(t.count_nonzero()) for t in tensors)
+    return RANGES[part] * total / max(left, 1)
+
+
+def _gain(heads: list[Tensor]) -> float:
+    """The largest root mean square singular value of classifiers; 0 where there are none."""
+    return max((float(t.double().norm()) / math.sqrt(min(t.flatten(1).shape)) for t in heads), default=0.0)
 
 
 def scaled_part(weight: Weight) -> Part:
@@ -129,7 +171,7 @@ def _parts(view: View) -> dict[Part, list[Tensor]]:
     found: dict[Part, list[Tensor]] = {part: [] for part in RANGES}
     for weight in view.weights:
         found[scaled_part(weight)].append(params[weight.magnitude or weight.name])
-    found["embeddings"] += [params[name] for name, reason in view.skipped.items() if reason in TABLES]
+    found["embeddings"] += [params[name] for name, reason in view.reasons().items() if reason in TABLES]
     if not any(weight.role == "embedding" for weight in view.weights):
         found["embeddings"] = []  # an image is not looked up: its scale is that of the data
     return {part: tensors for part, tensors in found.items() if tensors}

@@ -132,7 +132,7 @@ def _names(view: View) -> defaultdict[Part, tuple[str, ...]]:
     found: defaultdict[Part, list[str]] = defaultdict(list)
     for weight in view.weights:
         found[part_of(weight)].append(weight.name)
-    for name, reason in view.skipped.items():
+    for name, reason in view.reasons().items():
         if reason in TABLES:
             found["embeddings"].append(name)
         elif reason in NORMS:
@@ -156,7 +156,7 @@ def _reset_biases(view: View, init: Chosen, policy: InitPolicy) -> tuple[str, ..
     own: dict[Part, Chosen] = {"depthwise kernels": policy.depthwise, "heads": policy.head}
     chosen = {part: init if one == "method" else one for part, one in own.items()}
     source = {weight.bias: chosen.get(part_of(weight), init) for weight in view.weights}
-    biases = (name for name, reason in view.skipped.items() if reason == "bias")
+    biases = (name for name, reason in view.reasons().items() if reason == "bias")
     return tuple(name for name in biases if not _keeps(source.get(name, init)))
 
 

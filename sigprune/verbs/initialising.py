@@ -14,7 +14,7 @@ from sigprune.base.tensors import Tensors
 from sigprune.families.inits import Init
 from sigprune.values.origin import remember_origin_, same_origin
 from sigprune.values.slot import Slot
-from sigprune.values.view import View, expect_view
+from sigprune.values.view import View, expect_no_parametrised, expect_view
 from sigprune.values.weight import Weight
 from sigprune.verbs.init_policy import Chosen, GatePolicy, InitPolicy, Treatment, treatments
 
@@ -32,11 +32,12 @@ def reinit_(
     Weights get the initialiser's values in every block (each of q, k, v; each convolution group; each
     expert), so that what the forward pass uses is orthogonal: a standardised weight gets rows that
     standardisation only scales, weight normalisation the norms of the new values. Embeddings, position tables
-    and tokens are drawn from N(0, 0.02²). Biases and norm shifts become 0, norm scales 1, BatchNorm
-    statistics fresh. What is skipped as a vector or for another reason keeps its value. The weights' origin
-    is ``fresh`` then (what a view may prune was settled when it was made). Gates become 1 if
-    ``gates`` is ``open``: behind a gate at 0 every weight has a zero gradient, and a score could not tell one
-    from another.
+    and tokens are drawn from N(0, 0.02²); rows of padding (``padding_idx``) are zero, and no row is longer
+    than its module allows (``max_norm``). Biases and norm shifts become 0, norm scales 1, BatchNorm
+    statistics fresh. Fixed tables, and what is skipped as a vector or for another reason, keep their values.
+    The weights' origin is ``fresh`` then (what a view may prune was settled when it was made). Gates become 1
+    if ``gates`` is ``open``: behind a gate at 0 every weight has a zero gradient, and a score could not tell
+    one from another.
 
     Args:
         view: the network.
@@ -51,6 +52,7 @@ def reinit_(
 
     Raises:
         UnknownName: there is no such initialiser, gate policy or norm policy.
+        BadInput: values are on the meta device, or behind a parametrisation that is not known.
 
     Example:
         >>> from sigprune import describe, reinit_
@@ -60,6 +62,8 @@ def reinit_(
         True
     """
     expect_view(view)
+    if init is not None:
+        expect_no_parametrised(view)
     plan = {one.part: one for one in treatments(view, init, gates, policy)}
     params = view.params()
     opened: tuple[str, ...] = ()
@@ -88,6 +92,18 @@ def _draw_(view: View, params: Tensors, treatment: Treatment, choice: Choice[Ini
             shape = (math.prod(tensor.shape[:-1]), math.prod(tensor.shape[-1:]))  # rows of features
             slot = Slot(shape, "embedding", generator(seed, "init", name))
             tensor.copy_(choice.member.init(slot, **choice.options).reshape(tensor.shape))
+            if name in weights:
+                _constrain_(weights[name], tensor)
+
+
+def _constrain_(table: Weight, tensor: Tensor) -> None:
+    """As the modules of a look-up table have it: rows of padding are zero, no row is too long."""
+    for row in table.padding:
+        tensor[row] = 0
+    if table.longest is not None:
+        norm, kind = table.longest
+        # a little less: what rounding leaves longer, the module would change when it looks it up
+        tensor.copy_(tensor.renorm(kind, 0, norm * (1 - 1e-6)))
 
 
 def _fill_(weight: Weight, params: Tensors, choice: Choice[Init], seed: int) -> None:

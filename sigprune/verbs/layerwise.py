@@ -143,8 +143,6 @@ def layer_isometry(
     weights = [weight for weight in view.weights if weight.role != "embedding"]
     aims = _gains(weights, gains)
     params = view.params()
-    if any(params[weight.name].is_meta for weight in weights):
-        raise BadInput("weights on the meta device have no values: open the model on another device")
     if mask is not None:
         masked = {name: params[name].clone() for name in mask.keep if name in params}
         mask.apply_(masked)

@@ -232,7 +232,6 @@ def describe(
         >>> [(w.name, w.role) for w in view.weights]
         [('0.weight', 'linear'), ('1.weight', 'head')]
     """
-    from sigprune.values.batch import as_batch
     from sigprune.values.origin import remember_origin_
 
     model = _inside_wrappers(model)
@@ -240,9 +239,7 @@ def describe(
     if weights_origin is not None:
         remember_origin_(model, weights_origin)
     if example is not None:
-        given = as_batch(example, view.input_name)
-        parameter = next(view.module.parameters())
-        view = replace(view, example=replace(given, labels=None).to(parameter.device, parameter.dtype))
+        view = replace(view, example=replace(view.read(example), labels=None))
     if not view.example.inputs:
         raise UnsupportedModel(
             f"the shape of the input of {view.architecture} cannot be told; pass describe(model, example=x)"

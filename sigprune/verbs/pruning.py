@@ -20,14 +20,14 @@ from sigprune.families.allocations import Allocation, allocations
 from sigprune.families.patterns import Pattern, patterns
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import own_composition, own_schedule, scores
-from sigprune.values.batch import BatchLike
+from sigprune.values.batch import BatchLike, expect_batches
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.origin import WeightsOrigin, same_origin
-from sigprune.values.view import View, expect_view
+from sigprune.values.view import View, expect_no_parametrised, expect_view
 from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.scoring import Scorer
-from sigprune.verbs.selecting import Selector, refuse, sites
+from sigprune.verbs.selecting import Selector, expect_no_empty_filter, expect_sparsity, refuse, sites
 from sigprune.verbs.unranked import Unranked, rank_unrouted_, unranked
 
 StepLike = str | Step | ModuleType
@@ -83,7 +83,9 @@ def prune(
         view: the network; ``view.prunable`` says what may be removed.
         sparsity: fraction of the prunable entries to remove, in [0, 1). Exactly
             round(entries · (1 - sparsity)) are kept; fewer by less than one unit under the patterns ``block``
-            and ``channel``.
+            and ``channel``. Of a weight that its module divides by norms (weight and spectral normalisation)
+            each filter keeps an entry: a filter of zeros would be 0 / 0. Patterns of whole units that empty
+            one are refused.
         score: what ranks the entries (higher = keep).
         allocation: how many entries each weight keeps; None takes what fits the score: ``pooled``, or
             ``uniform`` for ``wanda`` and for ``magnitude`` of pretrained weights (``view.weights_origin``).
@@ -144,8 +146,9 @@ def choose_mask(
     ``report`` is called with (batches read, batches in all), or with rounds for scores without data.
     """
     expect_view(view)
-    if not 0 <= sparsity < 1:
-        raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
+    expect_no_parametrised(view)
+    expect_sparsity(sparsity)
+    expect_batches(batches)
     if isinstance(batches, Iterator):
         batches = list(batches)  # a later round reads them again
     shapes = view.prunable_shapes()
@@ -163,6 +166,7 @@ def choose_mask(
     budgets = plan.member.kept(mask.total, target, **plan.options)
     refuse(pattern, allocation, plan)
     select = Selector(sites(view), allocation, pattern, seed)
+    select.expect_affordable(target)
     each = max(length_hint(batches), 1) if scorer.score.member.NEEDS != "nothing" else 1
     returning = scorer.score.member.REMOVED == "may return"
     for number, budget in enumerate(budgets):
@@ -198,6 +202,7 @@ def rescore(
         seed: equal seeds give equal masks.
         lowest: keep the lowest scores instead (the inversion of Frankle et al. 2021, arXiv 2009.08576).
     """
+    expect_view(view)
     allocation, pattern = method.choices(view.weights_origin)
     ranked = Scorer.of(view, method.score, method.objective, seed)(mask, batches, "again")
     rank_unrouted_(view, ranked, mask)
@@ -250,6 +255,7 @@ def apply_(view: View, mask: Mask) -> None:
         >>> int((view.module.weight == 0).sum())
         8
     """
-    expect_view(view)
+    expect_view(view, sharded=True)
+    expect_no_empty_filter(view, mask)
     with same_origin(view.module):
         mask.apply_(view.params())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +28,7 @@ from sigprune.verbs.opening import describe
 from sigprune.verbs.packing import storable
 from sigprune.verbs.pruning import Method, entries_kept
 from sigprune.verbs.radix import bits_of, kth_largest
-from sigprune.verbs.selecting import Selector, refuse, sites
+from sigprune.verbs.selecting import Selector, expect_sparsity, protect_, refuse, sites
 from sigprune.verbs.streaming import DenseCheckpoint, dense_checkpoint
 from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, sizes
 
@@ -89,9 +89,11 @@ def prune_files(
     view = describe(source.model, include=include, exclude=exclude, weights_origin="pretrained")
     shapes = view.prunable_shapes()
     kept = entries_kept(sum(math.prod(shape) for shape in shapes.values()), sparsity)
-    ranked = _Scores(source, shapes, score, seed)
+    divided = {weight.name: weight.divided for weight in view.weights if weight.divided is not None}
+    ranked = _Scores(source, shapes, score, seed, divided)
     allocation, pattern = method.choices("pretrained")
     select = Selector(sites(view), allocation, pattern, seed)
+    select.expect_affordable(kept)
     choose = _chooser(select, ranked, shapes, kept)
     said: dict[str, Plain] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
@@ -130,8 +132,7 @@ def prune_files(
 
 def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:
     """The checkpoint, once it is clear that it can be pruned like this."""
-    if not 0 <= sparsity < 1:
-        raise BadInput(f"sparsity is the fraction removed: expected 0 <= sparsity < 1, got {sparsity}")
+    expect_sparsity(sparsity)
     if score not in {"magnitude", "random"}:
         raise BadInput(
             f"score {score!r}: a checkpoint pruned file by file is never run; use magnitude or random"
@@ -191,7 +192,15 @@ def _public(value: Plain) -> Plain:
 class _Scores:
     """Scores of a checkpoint's prunable weights, tensor by tensor, as often as they are asked for."""
 
-    def __init__(self, source: DenseCheckpoint, shapes: dict[str, Shape], score: str, seed: int) -> None:
+    def __init__(
+        self,
+        source: DenseCheckpoint,
+        shapes: dict[str, Shape],
+        score: str,
+        seed: int,
+        divided: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._divided = divided
         self._source, self._shapes, self._score, self._seed = source, shapes, score, seed
         dtypes = source.dtypes(shapes)
         if "F8_E8M0" in dtypes:
@@ -205,7 +214,7 @@ class _Scores:
         """Name and scores of every prunable weight."""
         if self._score == "random":
             for name in self._shapes:
-                yield name, self._random(name)
+                yield name, self.of(name, torch.empty(0))
         else:
             for file in self._source.files():
                 for name, tensor in file:
@@ -213,8 +222,11 @@ class _Scores:
                         yield name, self.of(name, tensor)
 
     def of(self, name: str, tensor: Tensor) -> Tensor:
-        """Scores of one weight."""
-        return self._random(name) if self._score == "random" else self._size(tensor)
+        """Scores of one weight; the best of what shares a norm is above all others, so that it stays."""
+        scores = self._random(name) if self._score == "random" else self._size(tensor)
+        if name in self._divided:
+            protect_(scores, self._divided[name], None, generator(self._seed, "filters by shard", name))
+        return scores
 
     def _size(self, tensor: Tensor) -> Tensor:
         """Magnitudes, found in the wide dtype: float8 would keep the sign of -0.0, int8 that of -128."""

@@ -20,7 +20,7 @@ from sigprune.families.scores import Score, remedy, scores
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Prepare, Problem, Setting, Workspace, unprepared
-from sigprune.values.view import View
+from sigprune.values.view import View, empty_filter
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +119,9 @@ class Scorer:
         for name, parameter in self.view.params().items():
             if not bool(torch.isfinite(parameter).all()):
                 return f"the parameter {name} itself holds NaN or infinity: load or draw its values anew"
+        reason = empty_filter(self.view, self.view.params())
+        if reason is not None:
+            return reason
         own = remedy(self.score.member)
         if own is not None:
             return own(**self.score.options)
@@ -140,11 +143,13 @@ class _Counted:
 
 
 def _length(item: BatchLike) -> int:
-    if isinstance(item, Batch | Tensor):
-        return len(item)
-    values = item.values() if isinstance(item, Mapping) else item
-    first = next(iter(values), None) if isinstance(values, Iterable) else None  # the view refuses others
-    return len(first) if isinstance(first, Tensor) else 0
+    """Of what is no batch it is 0: reading it says why."""
+    if isinstance(item, Batch):
+        item = item.inputs
+    first: object = item
+    if not isinstance(item, Tensor) and isinstance(item, Iterable):
+        first = next(iter(item.values() if isinstance(item, Mapping) else item), None)
+    return len(first) if isinstance(first, Tensor) and first.dim() else 0
 
 
 def _selection_dtype(values: Tensor) -> torch.dtype:

@@ -8,13 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from sigprune.base.errors import BadInput
-from sigprune.values.batch import BatchLike
+from sigprune.values.batch import BatchLike, expect_batches
 from sigprune.values.mask import Mask
 from sigprune.values.packed import read_manifests
 from sigprune.values.view import View, expect_view
 from sigprune.verbs.checkpoint import unpacked
 from sigprune.verbs.locating import packed_folder
 from sigprune.verbs.pruning import Method, StepLike, rescore
+from sigprune.verbs.selecting import expect_no_empty_filter
 
 
 def load_mask(ref: str | Path) -> Mask:
@@ -81,7 +82,8 @@ def transfer(
         >>> torch.equal(moved.keep["0.weight"], mask.keep["0.weight"]), moved.keep["1.weight"].shape
         (True, torch.Size([6, 8]))
     """
-    expect_view(view)
+    expect_view(view, values=False)
+    expect_batches(batches)
     shapes = view.prunable_shapes()
     if not shapes.keys() & mask.keep.keys():
         raise BadInput(
@@ -110,4 +112,6 @@ def transfer(
     start = Mask.dense({name: shapes[name] for name in other})
     whole = Mask({name: start.keep.get(name, mask.keep[name]) for name in shapes})
     method = Method(score, pattern=pattern, objective=objective)
-    return rescore(view, whole, kept, method, batches, seed=seed) if other else whole
+    moved = rescore(view, whole, kept, method, batches, seed=seed) if other else whole
+    expect_no_empty_filter(view, moved)
+    return moved

@@ -11,7 +11,7 @@ from torch import nn
 from sigprune.base.errors import BadInput
 from sigprune.base.seeds import generator
 from sigprune.values.operator import jacobian
-from sigprune.verbs.calibrating import calibrate_
+from sigprune.verbs.calibrating import ScaledClassifier, calibrate_
 from sigprune.verbs.init_policy import InitPolicy
 from sigprune.verbs.initialising import reinit_
 from sigprune.verbs.measuring import measure
@@ -79,6 +79,32 @@ def test_a_pruned_network_keeps_its_mask():
     calibrate_(view, x)
     mask.check(view.params())
     assert root_mean_square(view, x) == pytest.approx(1, rel=0.3)
+
+
+@pytest.mark.parametrize("sparsity", [0.8, 0.9, 0.95])
+def test_a_pruned_network_is_scaled_where_it_was_pruned(sparsity):
+    """Not its classifier by hundreds, which leaves the layers before it with nothing to learn from."""
+    view = describe(mlp((128,) * 7 + (10,), activation=nn.ReLU))
+    reinit_(view)
+    mask = prune(view, sparsity=sparsity, score="random", allocation="uniform")
+    apply_(view, mask)
+    x = inputs(8, 128)
+    done = calibrate_(view, x)
+    mask.check(view.params())
+    assert set(done.factors) == {"weights"}
+    # a layer of which a share s is left passes sqrt(s) of the signal, and rectifying it half of that in power
+    assert done.factors["weights"] == pytest.approx((2 / (1 - sparsity)) ** 0.5, rel=0.35)
+    assert done.after == pytest.approx(1, rel=0.1)
+
+
+def test_a_classifier_that_must_make_up_for_all_is_named():
+    view = describe(Normalised(embed=False), example=torch.zeros(1, 16))
+    reinit_(view)
+    with torch.no_grad():
+        view.module.norm.weight.fill_(1e-3)  # no part that is scaled
+    with pytest.warns(ScaledClassifier, match=r"the classifier of Normalised was multiplied by \d+"):
+        done = calibrate_(view, inputs(4, 16))
+    assert done.factors["heads"] > 10
 
 
 def test_parts_that_a_norm_makes_irrelevant_are_left_alone():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigprune.base.errors import BadInput, BadScores, NeedsData, UnknownName
+from sigprune.base.errors import BadInput, DataError, NeedsData, UnknownName
 from sigprune.base.family import Step
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import scores
@@ -94,7 +94,7 @@ def test_bad_input():
 def test_nan_in_the_data_is_named():
     view = describe(mlp())
     batch = (torch.full((2, 12), math.nan), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(BadScores, match=r"score 'snip' of 0.weight: 192 of 192 entries are NaN"):
+    with pytest.raises(DataError, match=r"input 'input' holds NaN or infinity in 24 of 24 entries"):
         prune(view, sparsity=0.5, score="snip", batches=[batch])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -52,7 +53,7 @@ def role_of(site: Site, heads: frozenset[str]) -> Role:
     owner = site.owner
     if ".".join(site.path) in heads:
         return "head"
-    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or type(owner).__name__ == "QuantEmbedding":
+    if _is_table(owner):
         return "embedding"
     if isinstance(owner, nn.RNNBase):
         return "recurrent"
@@ -61,6 +62,25 @@ def role_of(site: Site, heads: frozenset[str]) -> Role:
     if isinstance(owner, nn.MultiheadAttention) or _in_attention(site):
         return "attention"
     return "conv" if isinstance(owner, _ConvNd) else "linear"
+
+
+def padding_rows(group: Sequence[Site]) -> tuple[int, ...]:
+    """Rows that one of the modules sharing a look-up table takes for padding."""
+    rows = (vars(site.owner).get("padding_idx") for site in group if _is_table(site.owner))
+    return tuple(sorted({row for row in rows if isinstance(row, int)}))
+
+
+def longest_row(group: Sequence[Site]) -> tuple[float, float] | None:
+    """The smallest of the norms that the modules sharing a look-up table allow its rows."""
+    tables = [vars(site.owner) for site in group if _is_table(site.owner)]
+    limits = [
+        (facts["max_norm"], facts["norm_type"]) for facts in tables if facts.get("max_norm") is not None
+    ]
+    return min(limits, default=None)
+
+
+def _is_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag) or type(module).__name__ == "QuantEmbedding"
 
 
 def bias_name(site: Site) -> str:

@@ -50,6 +50,8 @@ _GATE = re.compile(
 
 def reason_of(site: Site) -> Reason:
     """Why a parameter without a layout is skipped (:func:`gate_of` comes first)."""
+    if is_fixed_table(site):
+        return "fixed table"
     if _is_norm(site.owner):
         identity_is_one = _SCALE.fullmatch(site.local) and not _ZERO_CENTRED.fullmatch(
             type(site.owner).__name__
@@ -59,7 +61,28 @@ def reason_of(site: Site) -> Reason:
         return "norm scale"  # of timm's ScaledStdConv2d
     if site.tensor.numel() == 1 and "weight" not in dict(site.owner.named_parameters(recurse=False)):
         return "vector"  # an activation's offset, a temperature: 0 or 1 would not be its fresh value
-    return _by_name(site) or ("vector" if site.vector else "other")
+    reason = _by_name(site) or ("vector" if site.vector else "other")
+    frozen = not site.tensor.requires_grad and any(p.requires_grad for p in site.trail[0].parameters())
+    return "fixed table" if frozen and reason == "position table" else reason
+
+
+def is_fixed_table(site: Site) -> bool:
+    """Whether it is a table of sines and cosines, whatever their order.
+
+    A row of as many sines as cosines of the same angles has the squared norm d / 2. Rows of zeros are of
+    padding, or of a class token. On the meta device the class has to say it.
+    """
+    tensor = site.tensor.detach()
+    if site.vector or not tensor.is_floating_point():
+        return False
+    if "sinusoid" in type(site.owner).__name__.lower():
+        return True
+    width = tensor.shape[-1]
+    if tensor.is_meta or width < 4:
+        return False
+    norms = tensor.double().reshape(-1, width).square().sum(1)
+    rows = norms[norms > 0]
+    return len(rows) > 1 and bool((rows - width / 2).abs().max() <= 1e-3 * width)
 
 
 def _by_name(site: Site) -> Reason | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,15 @@ from torch.nn.parameter import is_lazy
 
 from sigprune.base.errors import UnsupportedModel
 from sigprune.families.adapters._convolutions import convolution_of
-from sigprune.families.adapters._layouts import bias_name, layout_of, role_of, standardised
-from sigprune.families.adapters._reasons import gate_of, reason_of
+from sigprune.families.adapters._layouts import (
+    bias_name,
+    layout_of,
+    longest_row,
+    padding_rows,
+    role_of,
+    standardised,
+)
+from sigprune.families.adapters._reasons import gate_of, is_fixed_table, reason_of
 from sigprune.families.adapters._sites import Site, sites, stages
 from sigprune.values.view import Gate, Reason
 from sigprune.values.weight import Weight
@@ -55,8 +62,8 @@ def survey(root: nn.Module, heads: Iterable[str] = ()) -> Survey:
             )
         site = _reading(group)
         layout = layout_of(site)
-        if layout is None:
-            _skip(found, group[0])
+        if layout is None or is_fixed_table(site):
+            _skip(found, group)
             continue
         bias = dict(site.owner.named_parameters(recurse=False)).get(bias_name(site))
         weight = Weight(
@@ -68,7 +75,10 @@ def survey(root: nn.Module, heads: Iterable[str] = ()) -> Survey:
             bias=None if bias is None else names[id(bias)],
             tied=tuple(s.name for s in group[1:]),
             standardised=standardised(site),
+            padding=padding_rows(group),
+            longest=longest_row(group),
             magnitude=site.magnitude,
+            divided=site.divided,
             convolution=convolution_of(site),
         )
         found.weights.append(weight)
@@ -78,15 +88,25 @@ def survey(root: nn.Module, heads: Iterable[str] = ()) -> Survey:
 def _reading(group: list[Site]) -> Site:
     """The site whose module says how to read the tensor: a look-up table before a tied output layer."""
     known = [s for s in group if layout_of(s) is not None]
-    tables = [s for s in known if isinstance(s.owner, nn.Embedding)]
+    tables = [s for s in known if isinstance(s.owner, nn.Embedding | nn.EmbeddingBag)]
     return (tables or known or group)[0]
 
 
-def _skip(found: Survey, site: Site) -> None:
-    gate = gate_of(site)
+def _skip(found: Survey, group: list[Site]) -> None:
+    gate = gate_of(group[0])
     if gate is not None:
         found.gates.append(gate)
-    found.skipped[site.name] = reason_of(site) if gate is None else "gate"
+    reason: Reason = "gate" if gate is not None else reason_of(group[0])
+    if any(_hides_a_weight(site) for site in group):
+        reason = "parametrised"
+    found.skipped |= dict.fromkeys((site.name for site in group), reason)
+
+
+def _hides_a_weight(site: Site) -> bool:
+    """Whether an unknown parametrisation makes a matrix of it."""
+    if not site.made_into or site.vector:
+        return False
+    return layout_of(replace(site, local=site.made_into)) is not None
 
 
 def paths_of(root: nn.Module, modules: Iterable[nn.Module | None]) -> tuple[str, ...]:

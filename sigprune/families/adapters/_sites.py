@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 _LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+_ORIGINAL = "_orig"
+_KNOWN = frozenset({"_WeightNorm", "_SpectralNorm"})
 _DIRECTIONS = {"weight_v": "weight_g", "weight_orig": "weight_u"}
 
 
@@ -24,6 +26,9 @@ class Site:
         local: what the owner calls it; the parametrised name (``weight``) for the direction of a
             weight-normalised or spectrally normalised tensor.
         magnitude: state-dict key of the norms that belong to the direction of a weight-normalised tensor.
+        divided: axes over which the norms are taken that the tensor is divided by, if it is.
+        made_into: what the owner calls the tensor that a parametrisation sigprune does not know (one of one's
+            own, several at once, torch.nn.utils.prune) makes of this one; empty if none does.
     """
 
     name: str
@@ -32,6 +37,8 @@ class Site:
     trail: tuple[nn.Module, ...]
     local: str
     magnitude: str | None = None
+    divided: tuple[int, ...] | None = None
+    made_into: str = ""
 
     @property
     def owner(self) -> nn.Module:
@@ -59,24 +66,50 @@ def sites(root: nn.Module) -> list[list[Site]]:
 
 
 def _site(name: str, tensor: nn.Parameter, path: list[str], trail: list[nn.Module], local: str) -> Site:
-    owner, stem, magnitude = trail[-1], name.removesuffix(local), None
+    owner, stem, made_into = trail[-1], name.removesuffix(local), ""
+    magnitude: str | None = None
+    divided: tuple[int, ...] | None = None
     if isinstance(owner, ParametrizationList):
         # the path ends in (..., user, "parametrizations", "weight")
         if [type(m).__name__ for m in owner] == ["_WeightNorm"] and local == "original1":
             magnitude = f"{stem}original0"
-        local = _original(owner, path[-1], local)
+        known = _keeps_zeros(owner, local)
+        if known:
+            divided = _normed_axes(tensor, dict(owner.named_parameters()).get("original0"))
+        made_into = "" if len(owner) == 1 and _KNOWN.issuperset(_kinds(owner)) else path[-1]
+        local = path[-1] if known else f"{path[-1]}_{local}"
         path, trail = path[:-2], trail[:-2]
     elif local in _DIRECTIONS and _DIRECTIONS[local] in owner.state_dict(keep_vars=True):
         magnitude = f"{stem}weight_g" if local == "weight_v" else None
+        divided = _normed_axes(tensor, owner.get_parameter("weight_g") if magnitude else None)
         local = "weight"
-    return Site(name, tensor, tuple(path), tuple(trail), local, magnitude)
+    elif masked_by_torch(owner, local):
+        made_into = local.removesuffix(_ORIGINAL)
+    return Site(name, tensor, tuple(path), tuple(trail), local, magnitude, divided, made_into)
 
 
-def _original(owner: ParametrizationList, target: str, local: str) -> str:
-    """What a stored tensor is to the module: rescalings keep zeros, so that their direction is a weight."""
-    kinds = [type(module).__name__ for module in owner]
+def masked_by_torch(owner: nn.Module, local: str) -> bool:
+    """Whether ``torch.nn.utils.prune`` multiplies the parameter of that name by a mask before use."""
+    return local.endswith(_ORIGINAL) and f"{local.removesuffix(_ORIGINAL)}_mask" in dict(
+        owner.named_buffers(recurse=False)
+    )
+
+
+def _normed_axes(direction: Tensor, norms: Tensor | None) -> tuple[int, ...]:
+    """The axes that the norms do not have; all of them where there is one norm."""
+    if norms is None or norms.dim() != direction.dim():
+        return tuple(range(direction.dim()))
+    return tuple(axis for axis, size in enumerate(norms.shape) if size == 1)
+
+
+def _kinds(owner: ParametrizationList) -> tuple[str, ...]:
+    return tuple(type(module).__name__ for module in owner)
+
+
+def _keeps_zeros(owner: ParametrizationList, local: str) -> bool:
+    """Whether the tensor is what a single rescaling rescales: then it is the weight, and its zeros stay."""
     directions = {("_WeightNorm", "original1"), ("_SpectralNorm", "original")}
-    return target if len(kinds) == 1 and (kinds[0], local) in directions else f"{target}_{local}"
+    return len(owner) == 1 and (*_kinds(owner), local) in directions
 
 
 def stages(root: nn.Module) -> Callable[[tuple[str, ...]], str]:

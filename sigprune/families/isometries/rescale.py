@@ -14,7 +14,9 @@ def restore(blocks: Tensor, keep: Tensor) -> Tensor:
     """The squared singular values of (out, in · taps) sum to min(out, in · taps) again.
 
     A block whose residual that would raise (its singular values are too uneven) stays as it is. No
-    iteration; the baseline for members that move single entries.
+    iteration; the baseline for members that move single entries. Since the blocks of sparse networks are
+    uneven, most of them stay: this does not restore the scale of a network, for which ``lbfgs`` (whose values
+    have it) or :func:`sigprune.calibrate_` is the way.
     """
     matrices = blocks.masked_fill(~keep, 0.0).flatten(2)
     moment = matrices.square().sum((1, 2), keepdim=True) / min(matrices.shape[1:])

@@ -21,7 +21,8 @@ def select(ranking: Ranking, allocate: Allocate, *, rows: Count = 1) -> dict[str
 
     A unit is ``rows`` consecutive rows of one block: with the size of a head, heads of query, key and value
     projections. A bias, if biases are prunable, is a unit of its own: a removed row may keep it. Fewer
-    entries are kept than asked for, by less than the largest unit. Memory: the masks, and the order of units.
+    entries are kept than asked for, by less than the largest unit. Rows that a module divides by their norms
+    (weight normalisation) cannot go: that is refused. Memory: the masks, and the order of units.
 
     Raises:
         BadInput: a classifier would be pruned, or the budget does not pay for one unit.
