@@ -276,7 +276,7 @@ class View:
         if not bool(finite.all()):
             odd = tensor.numel() - tally(finite)
             raise DataError(
-                f"a batch: input {name!r} holds NaN or infinity in {odd} of {tensor.numel()} entries"
+                f"a batch: {name} holds {odd} of {tensor.numel()} values that are NaN or infinite"
             )
 
     def forward(self, params: Mapping[str, Tensor], batch: Batch, *, differentiated: bool = True) -> Tensor:

@@ -54,8 +54,11 @@ NO_BATCHES: dict[str, tuple[object, str]] = {
     "no example": ((X[:0], LABELS[:0]), r"holds no example.*\(0, 12\)"),
     "meta": (X.to("meta"), "is on the meta device"),
     "sparse": (X.to_sparse(), "as a dense tensor, got torch.sparse_coo"),
-    "NaN": ((X.clone().fill_(math.nan), LABELS), "input 'input' holds NaN or infinity in 72 of 72 entries"),
-    "infinity": ((X.clone().index_fill_(0, torch.tensor(1), math.inf), LABELS), "in 12 of 72 entries"),
+    "NaN": ((X.clone().fill_(math.nan), LABELS), "input holds 72 of 72 values that are NaN or infinite"),
+    "infinity": (
+        (X.clone().index_fill_(0, torch.tensor(1), math.inf), LABELS),
+        "input holds 12 of 72 values",
+    ),
     "unknown name": ({"foo": X, "labels": LABELS}, "unknown input of Sequential 'foo'.*input"),
 }
 
@@ -115,7 +118,7 @@ def test_ids_that_are_no_integers():
         view.forward({}, view.read({"input_idz": torch.zeros(2, 5, dtype=torch.int64)}))
     additive = torch.zeros(2, 1, 5, 5).masked_fill(torch.ones(5, 5).triu(1) > 0, -math.inf)
     view.read({"input_ids": torch.ones(2, 5, dtype=torch.int64), "attention_mask": additive})  # no fault
-    with pytest.raises(DataError, match="input 'attention_mask' holds NaN"):
+    with pytest.raises(DataError, match="attention_mask holds 50 of 50 values that are NaN"):
         view.read({"input_ids": torch.ones(2, 5, dtype=torch.int64), "attention_mask": additive * math.nan})
 
 

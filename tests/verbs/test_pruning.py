@@ -94,7 +94,7 @@ def test_bad_input():
 def test_nan_in_the_data_is_named():
     view = describe(mlp())
     batch = (torch.full((2, 12), math.nan), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(DataError, match=r"input 'input' holds NaN or infinity in 24 of 24 entries"):
+    with pytest.raises(DataError, match=r"input holds 24 of 24 values that are NaN or infinite"):
         prune(view, sparsity=0.5, score="snip", batches=[batch])
 
 
