@@ -94,13 +94,24 @@ def convert(
     ref: Checkpoint,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="new folder")],
     *,
-    to: Annotated[Literal["packed", "dense", "both"], typer.Option(help="what to write")] = "packed",
+    to: Annotated[
+        Literal["packed", "dense", "both"] | None,
+        typer.Option(help="what to write (packed; dense of --weights)"),
+    ] = None,
     codec: Annotated[
         str | None, typer.Option(help="how masked tensors are packed (as they are; dense ones: bitmask)")
     ] = None,
     mask: Annotated[
         str | None, typer.Option(metavar="REF", help="mask of a dense checkpoint (its zeros tell)")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="read this state dict (.pth, .pt, .bin) for the model of REF"),
+    ] = None,
+    by_order: Annotated[
+        bool,
+        typer.Option("--by-order", help="its tensors have other names, in the model's order"),
+    ] = False,
     max_shard: Annotated[float, typer.Option(min=0.001, help="GB of tensors in one file")] = 5.0,
     accept_config: Annotated[
         bool, typer.Option("--accept-config", help="take config.json as it is now, though it was edited")
@@ -119,18 +130,29 @@ def convert(
     from sigprune.cli_progress import watch
     from sigprune.cli_written import print_written
     from sigprune.verbs.converting import convert as write
+    from sigprune.verbs.converting import convert_state_dict
+    from sigprune.verbs.state_dict_files import StateDictFile
 
+    if by_order and weights is None:
+        raise BadInput("--by-order says how the tensors of --weights are named: give both")
     if not math.isfinite(max_shard):
         raise BadInput(f"--max-shard: expected a number of GB, got {max_shard}")
     with watch(quiet=quiet).step(f"convert {ref}"):
-        done = write(
-            ref, folder, to=to, codec=codec, mask=mask, revision=revision, most=round(max_shard * 1e9),
-            force=force, accept_config=accept_config,
-        )  # fmt: skip
+        most = round(max_shard * 1e9)
+        if weights is None:
+            done = write(
+                ref, folder, to=to or "packed", codec=codec, mask=mask, revision=revision, most=most,
+                force=force, accept_config=accept_config,
+            )  # fmt: skip
+        else:
+            done = convert_state_dict(
+                StateDictFile(weights, by_order), ref, folder, to=to or "dense", codec=codec, mask=mask,
+                revision=revision, most=most, force=force,
+            )  # fmt: skip
     if as_json:
         counts = {"tensors": len(done.layers), "kept": done.kept, "total": done.total}
         facts = {"folder": str(folder), "files": dict(done.files), **counts, "sparsity": done.sparsity}
-        print_json(facts | {"left_behind": list(done.left)})
+        print_json(facts | {"left_behind": list(done.left), "notes": list(done.notes)})
     else:
         print_written(console(), done)
 

@@ -18,8 +18,11 @@ def print_written(console: Console, written: Written) -> None:
     """The files, what stayed behind, and last what the mask keeps."""
     print_rows(console, [{"file": name, "bytes": size} for name, size in written.files.items()])
     print_left(console, written.left)
-    kept, total, tensors = written.kept, written.total, len(written.layers)
-    console.print(f"\n{kept_words(kept, total, tensors, written.sparsity)}")
+    for note in written.notes:
+        console.print(note)
+    if written.layers:
+        kept, total, tensors = written.kept, written.total, len(written.layers)
+        console.print(f"\n{kept_words(kept, total, tensors, written.sparsity)}")
 
 
 def print_left(console: Console, left: Sequence[str], most: int = 8) -> None:

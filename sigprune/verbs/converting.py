@@ -9,25 +9,29 @@ from types import ModuleType
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sigprune.base.canonical import read_object, read_text
 from sigprune.base.errors import BadInput, reading_damaged
 from sigprune.base.family import Plain, Step
 from sigprune.families.adapters import adapters
 from sigprune.families.adapters._hub import listing
+from sigprune.families.adapters._sources import folder_of
 from sigprune.families.codecs import codecs
 from sigprune.values.bits import as_integers
 from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
-from sigprune.values.network import expect_network, network_in
+from sigprune.values.network import expect_counts, expect_network, network_in
 from sigprune.values.packed import PACKED, PACKED_INDEX, is_packed_file, read_manifest, read_manifests
-from sigprune.verbs.beside import copy_beside, tell_files_
+from sigprune.verbs.beside import copy_beside, tell_files_, with_plug_in
 from sigprune.verbs.checkpoint import stored, unpacked
+from sigprune.verbs.constructing import at_most
 from sigprune.verbs.files import MOST
-from sigprune.verbs.locating import packed_folder
-from sigprune.verbs.opening import Reference, describe, local, open_model, split_ref
+from sigprune.verbs.locating import CONFIG, packed_folder
+from sigprune.verbs.opening import Reference, describe, library_of, local, open_model, split_ref
 from sigprune.verbs.packing import storable
-from sigprune.verbs.streaming import dense_checkpoint
+from sigprune.verbs.state_dict_files import StateDictFile, each, fitted, read_state_dict
+from sigprune.verbs.streaming import dense_checkpoint, skeleton_of
 from sigprune.verbs.transferring import load_mask
 from sigprune.verbs.writing import DenseWriter, PackedWriter, Written, filling, sizes
 
@@ -52,16 +56,35 @@ _SIGNED_ZERO = frozenset({
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Tensors one by one, and what a manifest says of the whole; codecs and manifest of a packed one."""
+    """Tensors one by one, and what a manifest says of the whole; codecs and manifest of a packed one.
+
+    ``model`` is given where weights come from elsewhere, and then has no values; ``folder`` is None where
+    only the library knows the model.
+    """
 
     library: str
     architecture: str
     tied: Mapping[str, str]
     provenance: Mapping[str, Plain]
-    folder: Path
+    folder: Path | None
     tensors: Iterator[tuple[str, Tensor, Tensor | None]]
     codecs: Mapping[str, str] | None = None
     manifest: Manifest | None = None
+    model: nn.Module | None = None
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def write_beside(self, ref: str | Path, target: Path, *, packed: bool) -> tuple[str, ...]:
+        """Write ``config.json``, and what lies beside it; what stays behind."""
+        if self.folder is not None:
+            same = self.model is None  # other weights: what a run said of its own is not true of them
+            return copy_beside(ref, self.folder, target, self.library, packed=packed, same=same)
+        if self.model is not None:
+            adapters.get(self.library).write_config(self.model, target, None)
+        if self.library == "transformers":
+            text = with_plug_in(read_text(target / CONFIG), packed=packed)
+            (target / CONFIG).write_text(text, encoding="utf-8")
+        return ()
 
 
 def convert(
@@ -120,15 +143,72 @@ def convert(
     reference = split_ref(str(ref), revision)
     with reading_damaged(ref):
         source = _source(ref, reference, revision, mask)
-        if source.manifest is not None and not accept_config:
+        if source.manifest is not None and source.folder is not None and not accept_config:
             expect_network(source.folder, source.manifest)
+    return _write(ref, folder, source, to=to, codec=codec, mask=mask, most=most, force=force)
+
+
+def convert_state_dict(
+    weights: str | Path | StateDictFile,
+    ref: str | Path,
+    folder: str | Path,
+    *,
+    to: Target = "dense",
+    codec: str | Step | ModuleType | None = None,
+    mask: str | None = None,
+    revision: str | None = None,
+    most: int = MOST,
+    force: bool = False,
+) -> Written:
+    """Write a state dict that is in a pickle (``.pth``, ``.pt``, ``.bin``) as a folder that can be opened.
+
+    It is read on the caller's word, tensors alone (``torch.load(weights_only=True)``), plain or under a key
+    that trainers use (``state_dict``, ``model``); ``module.`` before all names is left out.
+
+    Args:
+        weights: the file.
+        ref: what says the model: a folder or repository with its ``config.json``, whose own weights are not
+            read, or a name (``timm:NAME``, ``transformers:TYPE``).
+        folder: a new or empty folder; it appears when everything is written, and not at all on any failure.
+        to: ``dense``, ``packed`` or ``both``.
+        codec: how masked tensors are packed; None: ``bitmask``.
+        mask: take the mask of this packed checkpoint; None: zeros tell, as for :func:`convert`.
+        revision: branch, tag or commit of a repository.
+        most: bytes of tensors in one file.
+        force: replace a checkpoint that the folder holds.
+
+    Returns:
+        What was written, what stays behind, and how the tensors were named.
+
+    Raises:
+        BadInput: the file holds other things than tensors, or its names and shapes are not the model's.
+        FolderExists: the folder is not empty.
+        NoSpace: the disk is full.
+    """
+    file = weights if isinstance(weights, StateDictFile) else StateDictFile(Path(weights))
+    with reading_damaged(file.path):
+        source = _from_state_dict(ref, split_ref(str(ref), revision), file, mask)
+    return _write(ref, folder, source, to=to, codec=codec, mask=mask, most=most, force=force)
+
+
+def _write(
+    ref: str | Path,
+    folder: str | Path,
+    source: _Source,
+    *,
+    to: Target,
+    codec: str | Step | ModuleType | None,
+    mask: str | None,
+    most: int,
+    force: bool,
+) -> Written:
     sharded = adapters.get(source.library).SHARDED
     kept = (source.codecs or {}) if codec is None else {}
     chosen = {name: codecs.choose(own) for name, own in kept.items()}
     layers: dict[str, tuple[int, int]] = {}
-    with filling(folder, ref, mask, force=force) as staging:
+    with filling(folder, ref, mask, source.file, force=force) as staging:
         with reading_damaged(ref):
-            left = copy_beside(ref, source.folder, staging, source.library, packed=to != "dense", same=True)
+            left = source.write_beside(ref, staging, packed=to != "dense")
         packed = PackedWriter(
             staging, source.library, source.architecture, source.tied, source.provenance,
             codecs.choose(codec or "bitmask"), most, network_in(staging),
@@ -151,7 +231,7 @@ def convert(
             if writer is not None:
                 writer.close()
         tell_files_(staging)
-        return Written(sizes(staging), layers, left)
+        return Written(sizes(staging), layers, left, source.notes)
 
 
 def _source(ref: str | Path, reference: Reference, revision: str | None, mask: str | None) -> _Source:
@@ -202,6 +282,41 @@ def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: s
         said,
         found.folder,
         _masked(found.tensors(), mask),
+    )
+
+
+def _from_state_dict(
+    ref: str | Path, reference: Reference, file: StateDictFile, mask_ref: str | None
+) -> _Source:
+    """The tensors of a pickle, once it is clear that they are the model's."""
+    path = file.path.expanduser()
+    if library_of(reference) == "torch":
+        raise BadInput(
+            f"{ref}: no folder can say how a model of one's own is made: load the file into the model "
+            "yourself, and sigprune.save it"
+        )
+    read, library = read_state_dict(path), reference.kind == "library"
+    folder = None if library else folder_of(reference.source)
+    if folder is None:
+        skeleton = skeleton_of(reference)
+    else:
+        expect_counts(read_object(folder / CONFIG), len(read.tensors), folder / CONFIG)
+        with at_most(len(read.tensors), folder / CONFIG):
+            skeleton = skeleton_of(reference)
+    found = fitted(read, skeleton, path, by_order=file.by_order)
+    mask = None if mask_ref is None else load_mask(mask_ref)
+    said: dict[str, Plain] = {"source": path.name, "model": str(ref) if library else base_name(ref)}
+    said["mask_from"] = "zeros" if mask_ref is None else base_name(mask_ref)
+    return _Source(
+        skeleton.library,
+        describe(skeleton.model).architecture,
+        skeleton.tied,
+        said,
+        folder,
+        _masked(each(found.tensors), mask),
+        model=skeleton.model,
+        file=path,
+        notes=found.notes,
     )
 
 

@@ -18,7 +18,7 @@ from sigprune.values.layout import Shape
 from sigprune.values.network import CONFIG, expect_counts
 from sigprune.verbs.constructing import at_most
 from sigprune.verbs.files import Reader, dense_parts, reading
-from sigprune.verbs.opening import library_of, split_ref
+from sigprune.verbs.opening import Reference, library_of, split_ref
 from sigprune.verbs.packing import fingerprint
 
 _COMPUTED = frozenset({
@@ -98,6 +98,39 @@ class DenseCheckpoint:
         return max(path.stat().st_size for path in dense_parts(self.weights))
 
 
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A model without values, and what its state dict has to hold.
+
+    Attributes:
+        library: the adapter that knows it.
+        model: on the meta device.
+        shapes: name -> shape of every tensor of the state dict; tied copies once.
+        tied: name of a tied copy -> the name that stands for it.
+    """
+
+    library: str
+    model: nn.Module
+    shapes: Mapping[str, Shape]
+    tied: Mapping[str, str]
+
+    def made(self, names: frozenset[str]) -> frozenset[str]:
+        """Those of the names that the model makes itself: see :func:`_made_by_the_model`."""
+        return _made_by_the_model(self.model, names)
+
+
+def skeleton_of(reference: Reference) -> Skeleton:
+    """The model that a reference names, without values.
+
+    Raises:
+        BadInput: there is no such model, or its configuration cannot be read.
+    """
+    library = library_of(reference)
+    with global_stream(0, "skeleton", reference.source), torch.device("meta"):
+        model = adapters.get(library).build(reference.source, {})
+    return Skeleton(library, model, *_skeleton(model))
+
+
 def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCheckpoint:
     """A checkpoint of timm or transformers whose tensors can be read one by one; none is read yet.
 
@@ -110,16 +143,15 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
             lose some: it does not have them, or ties them to others than they equal.
     """
     reference = split_ref(str(ref), revision)
-    library = library_of(reference)
-    adapter = adapters.get(library)
     folder = folder_of(reference.source)
-    weights = weights_of(reference.source, folder, sharded=adapter.SHARDED)
+    library = library_of(reference)
+    weights = weights_of(reference.source, folder, sharded=adapters.get(library).SHARDED)
     found = _shapes_in(weights)
     config = folder / CONFIG
     expect_counts(read_object(config), len(found), config)
-    with at_most(len(found), config), global_stream(0, "skeleton", str(ref)), torch.device("meta"):
-        model = adapter.build(reference.source, {})
-    shapes, tied = _skeleton(model)
+    with at_most(len(found), config):
+        skeleton = skeleton_of(reference)
+    model, shapes, tied = skeleton.model, skeleton.shapes, skeleton.tied
     renamed = {alias: name for alias, name in tied.items() if alias in found}
     extra = frozenset(found) - shapes.keys() - renamed.keys()
     have = {renamed.get(name, name): shape for name, shape in found.items() if name not in extra}
@@ -131,7 +163,7 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
             )
     lacking = frozenset(shapes) - have.keys()
     if not lacking:
-        _expect_nothing_lost(str(ref), weights, extra - _made_by_the_model(model, extra), renamed)
+        _expect_nothing_lost(str(ref), weights, extra - skeleton.made(extra), renamed)
     return DenseCheckpoint(folder, library, model, weights, shapes, tied, renamed, extra, lacking)
 
 

@@ -34,12 +34,14 @@ class Written:
         layers: masked tensor -> entries that are kept, and all of them.
         left: files of the source that stay behind.
         warnings: what a mask that was chosen here empties, one line each.
+        notes: what else there is to say, one line each.
     """
 
     files: Mapping[str, int]
     layers: Mapping[str, tuple[int, int]]
     left: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:

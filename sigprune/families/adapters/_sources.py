@@ -85,7 +85,8 @@ def weights_of(source: str, folder: Path | None, *, named: Plain = None, sharded
             return path
     raise BadInput(
         f"{place_of(source)}: it has no {' or '.join(names)}, and pickles (.bin, .pth) are never loaded; "
-        "choose a revision or repository with safetensors, or leave pretrained out"
+        "choose a revision or repository with safetensors, leave pretrained out, or make a folder of the "
+        "tensors of such a file by `sigprune convert --weights FILE SOURCE NEW`"
     )
 
 
