@@ -231,7 +231,7 @@ def _write(
             if writer is not None:
                 writer.close()
         tell_files_(staging)
-        return Written(sizes(staging), layers, left, source.notes)
+        return Written(sizes(staging), layers, left, notes=source.notes)
 
 
 def _source(ref: str | Path, reference: Reference, revision: str | None, mask: str | None) -> _Source:

@@ -49,7 +49,7 @@ def configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig
             config = type(base)(**wanted)  # fields that are derived from others follow them
         else:
             wanted = self_contained(_merged(base.to_dict(), fields), place_of(source)) | _chosen(fields)
-            config = _named(type(base).from_dict(wanted), source)
+            config = _named(type(base).from_dict(wanted), source, code=vars(base).get("auto_map"))
     except BadInput:
         raise
     except Exception as error:  # strict configurations, connections and files raise errors of three libraries
@@ -64,13 +64,21 @@ def _read(source: str) -> PretrainedConfig:
 
     fields = dict(read_config(source))
     kind = _known_type(source, fields)
-    return _named(CONFIG_MAPPING[kind].from_dict(self_contained(fields, place_of(source))), source)
+    config = CONFIG_MAPPING[kind].from_dict(self_contained(fields, place_of(source)))
+    return _named(config, source, code=fields.get("auto_map"))
 
 
-def _named(config: PretrainedConfig, source: str) -> PretrainedConfig:
-    """With what the user calls it, rather than a folder of the cache."""
+def _named(config: PretrainedConfig, source: str, *, code: object) -> PretrainedConfig:
+    """With what the user calls it, rather than a folder of the cache; whether it names code is told once."""
     config.name_or_path = place_of(source)
+    if code is not None:
+        config.auto_map = code
     return config
+
+
+def forget_code_(config: PretrainedConfig) -> None:
+    """Before a model is built: transformers would ask whether to run what a configuration names."""
+    vars(config).pop("auto_map", None)
 
 
 def _known_type(source: str, config: Mapping[str, Plain]) -> str:
@@ -148,8 +156,8 @@ def _own_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     kind = getattr(transformers, str(name), None)
     if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
         return kind
+    own = " (code of the repository's own, auto_map, is never run)" if "auto_map" in vars(config) else ""
     raise BadInput(
         f"{config.name_or_path or config.model_type}: transformers {transformers.__version__} has no class "
-        f"{name} (code of the repository's own, auto_map, is never run); set the task to one of "
-        f"{', '.join(TASKS)}"
+        f"{name}{own}; set the task to one of {', '.join(TASKS)}"
     )

@@ -17,7 +17,7 @@ from torch import nn
 from sigprune.base.errors import BadInput, CheckpointError, one_line
 from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
-from sigprune.families.adapters._configurations import class_for, configured
+from sigprune.families.adapters._configurations import class_for, configured, forget_code_
 from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._hub import fetch
 from sigprune.families.adapters._image_files import PROCESSOR, data_config, normalisation_in, write_processor
@@ -117,8 +117,9 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
     source = f"{source}@{revision}" if revision else source
     _expect_plain_weights(source)
     (own, _), (config, task) = configured(source, {}), configured(source, args)
-    _forget_packing(config)  # the weights are the dense ones
     kind, folder = class_for(config, task), folder_of(source)
+    _forget_packing(config)  # the weights are the dense ones
+    forget_code_(config)
     weights_of(source, folder, named=vars(own).get("transformers_weights"), sharded=True)
     file_in(folder, _GENERATION)
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -291,6 +292,7 @@ def _forget_packing(config: PretrainedConfig) -> None:
 
 def _fresh(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     _forget_packing(config)
+    forget_code_(config)
     # in the dtype of the configuration; buffers that are float32 whatever it is, as frequencies are, stay so
     return cast("PreTrainedModel", kind._from_config(config))
 
