@@ -306,7 +306,7 @@ def _from_state_dict(
     found = fitted(read, skeleton, path, by_order=file.by_order)
     mask = None if mask_ref is None else load_mask(mask_ref)
     said: dict[str, Plain] = {"source": path.name, "model": str(ref) if library else base_name(ref)}
-    said["mask_from"] = "zeros" if mask_ref is None else base_name(mask_ref)
+    said |= {"mask_from": "zeros" if mask_ref is None else base_name(mask_ref), "proved": PROVED}
     return _Source(
         skeleton.library,
         describe(skeleton.model).architecture,
