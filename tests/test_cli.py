@@ -577,13 +577,14 @@ def test_pruning_by_files_takes_scope_and_codec_and_warns_of_what_it_empties(cap
         model.blocks[0].attn.proj.weight.mul_(1e-6)
     save_for_hf(model, tmp_path / "x", safe_serialization=True)
     (tmp_path / "x" / "card.md").write_text("card")
-    words = ["prune", "x", "--by-shard", "--sparsity", "0.5", "--out", "y"]
+    words = ["prune", "x", "--by-shard", "--sparsity", "0.5", "--allocation", "pooled", "--out", "y"]
     code, out, _ = call(capsys, *words)
     assert code == 0
     emptied = "blocks.0.attn.proj.weight"
     remedy = f"--set 'prune.exclude=[{emptied}]' leaves it dense"
     warned = f"warning: {emptied} keeps 0 of 4,096 entries; {remedy}\n"
     assert out.endswith(f"{warned}not copied: card.md\n")
+    assert f"warning: collapsed_weights is 1 ({emptied}), expected 0; keep some" in out
     code, out, err = call(capsys, *words)
     assert (code, out) == (2, "")
     assert err.endswith("choose another (--force replaces it)\n")
