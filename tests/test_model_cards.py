@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sigprune.effects.report import Report
-from sigprune.recipe import load_recipe
+from sigprune.recipe import load_recipe, parse_recipe
 from tests.model_cards import CARDS, RECIPES, REPORTS, shown
 
 
@@ -24,8 +24,11 @@ def test_a_card_is_what_its_report_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_report_is_that_of_the_recipe_as_it_stands(name: str) -> None:
+    """The bounds of measuring may be others: they choose what is measured, not what is made."""
     report = Report.read(REPORTS / f"{name}.json")
-    assert report.facts["digest"] == load_recipe(name).digest
+    kept = report.facts["recipe"]
+    measure = {key: value for key, value in kept["measure"].items() if key not in {"most_gib", "max_seconds"}}
+    assert parse_recipe({**kept, "measure": measure}).digest == load_recipe(name).digest
     assert "seconds" not in report.data["timing"]
 
 

@@ -286,7 +286,8 @@ def test_every_form_of_a_folder(made: tuple[nn.Module, Path], tmp_path: Path, fo
     convert(form.format(folder), tmp_path / "dense", to="dense")
     ref = form.format(tmp_path / "dense")
     convert(ref, tmp_path / "packed")
-    assert inspect(tmp_path / "packed")["provenance"] == {"source": "dense", "mask_from": "zeros"}
+    provenance = inspect(tmp_path / "packed")["provenance"]
+    assert provenance == {"source": "dense", "mask_from": "zeros", "proved": "names and shapes"}
     prune_files(ref, tmp_path / "pruned", sparsity=0.5)
     provenance = inspect(tmp_path / "pruned")["provenance"]
     assert provenance["source"] == "dense"

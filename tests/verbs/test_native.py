@@ -56,7 +56,7 @@ def test_both_files_give_the_model(made: tuple[nn.Module, Path], variant: str | 
 def test_experts_beside_layers_of_the_same_last_name(model_type: str, tmp_path: Path) -> None:
     """Stacked experts are named down_proj, plain layers down_proj.weight."""
     model = shrunk(model_type).eval()
-    view = describe(model, example={"unused": torch.zeros(1)})
+    view = describe(model)
     mask = prune(view, sparsity=0.75, score="magnitude")
     apply_(view, mask)
     save(tmp_path / "x", view, mask)

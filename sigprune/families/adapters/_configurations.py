@@ -62,10 +62,19 @@ def _read(source: str) -> PretrainedConfig:
     """From the ``config.json`` alone: transformers' own reading follows what the file names."""
     from transformers import CONFIG_MAPPING
 
-    fields = dict(read_config(source))
+    fields = {key: _with_infinities(value) for key, value in read_config(source).items()}
     kind = _known_type(source, fields)
     config = CONFIG_MAPPING[kind].from_dict(self_contained(fields, place_of(source)))
     return _named(config, source, code=fields.get("auto_map"))
+
+
+def _with_infinities(value: Plain) -> Plain:
+    """Transformers writes ``{"__float__": "Infinity"}`` for a number that JSON does not have."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in {"Infinity", "-Infinity", "NaN"}:
+            return float(str(value["__float__"]))
+        return {key: _with_infinities(inside) for key, inside in value.items()}
+    return [_with_infinities(inside) for inside in value] if isinstance(value, list) else value
 
 
 def _named(config: PretrainedConfig, source: str, *, code: object) -> PretrainedConfig:
