@@ -146,7 +146,7 @@ DENSE: Mapping[str, Callable[[Path], object]] = {
     "open pretrained": lambda folder: open_model(str(folder), pretrained=True),
     "convert": lambda folder: convert(folder, folder.parent / "y"),
     "by shard": lambda folder: prune_files(folder, folder.parent / "y", sparsity=0.5),
-    "show": lambda folder: main(["show", str(folder), "--fresh"]),
+    "show": lambda folder: main(["show", str(folder), "--fresh", "--quiet"]),
 }
 PACKED: Mapping[str, Callable[[Path], object]] = {
     "load": load,
@@ -168,7 +168,9 @@ def test_nothing_leaves_a_hostile_folder(
     folder = written(tmp_path / "x", config)
     for way, verb in DENSE.items():
         if way == "show":
-            assert main(["show", str(folder), "--fresh"]) == (0 if name == "weights that are a pickle" else 2)
+            assert main(["show", str(folder), "--fresh", "--quiet"]) == (
+                0 if name == "weights that are a pickle" else 2
+            )
             assert capsys.readouterr().err.count("\n") <= 1
         elif (way, name) != ("open", "weights that are a pickle"):  # fresh weights need no file
             with pytest.raises(BadInput) as caught:
