@@ -58,7 +58,7 @@ def test_a_copied_view_is_a_view_of_the_copied_model(kind, how):
     view = describe(MODELS[kind]())
     other = COPIES[how](view)
     assert isinstance(other, View)
-    assert repr(other) == repr(view)
+    assert repr(other) == repr(view).replace("fresh ", "")  # a copy may be changed without anybody seeing it
     assert (other.weights, dict(other.skipped), other.gates) == (view.weights, dict(view.skipped), view.gates)
     batch = view.example if view.embed is None else view.embed(view.example)
     expected = view.forward({}, batch).detach()
