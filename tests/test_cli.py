@@ -235,7 +235,8 @@ def test_shipped_recipes_run_by_name_from_a_wheel(tmp_path):
 def test_the_defaults_in_the_help_are_those_of_recipes(capsys):
     plan = parse_recipe({"model": {"ref": "timm:test_resnet"}})
     text = " ".join(call(capsys, "prune", "--help")[1].replace("│", " ").split())
-    steps = (plan.prune.score, plan.prune.objective, plan.init.method, plan.prune.allocation, plan.isometry)
+    steps = (plan.prune.score, plan.prune.objective, plan.init.method, plan.isometry)
+    assert "how much each weight keeps (what fits the score)" in text
     for default in (*(step.name for step in steps), plan.data.source.name, str(plan.train.epochs)):
         assert f"({default})" in text, default
 

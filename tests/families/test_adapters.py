@@ -122,7 +122,11 @@ def test_transformers_partition_forward_and_rebuild(key, tmp_path):
     check_partition(view)
     with torch.no_grad():
         expected = view.read_output(model(**view.example.inputs))
-        assert torch.equal(view.forward(view.params(), view.example), expected)
+        # experts run one by one under a view, where the model multiplies those of all tokens in groups
+        bound = 1e-6 if any(weight.role == "expert" for weight in view.weights) else 0.0
+        torch.testing.assert_close(
+            view.forward(view.params(), view.example), expected, rtol=bound, atol=bound
+        )
         if view.embed is not None:
             assert torch.allclose(view.forward({}, view.embed(view.example)), expected, atol=1e-5)
     before = model.config.to_dict()

@@ -143,7 +143,8 @@ def try_all(name: str, number: int, home: Path, capsys: pytest.CaptureFixture[st
         for words in COMMANDS:
             case = (name, number, path.name, words)
             capsys.readouterr()  # progress bars of transformers
-            code = main([{"X": str(folder), "NEW": str(home / "NEW")}.get(word, word) for word in words])
+            given = [{"X": str(folder), "NEW": str(home / "NEW")}.get(word, word) for word in words]
+            code = main([*given, "--quiet"])
             out, err = capsys.readouterr()
             assert code in {0, 2}, (case, err)
             good += code == 0
