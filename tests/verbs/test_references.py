@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -17,7 +18,7 @@ import transformers
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.base.tensors import digest
 from sigprune.cli import main
 from sigprune.effects.hub_plan import plan_push
@@ -157,7 +158,7 @@ PACKED: Mapping[str, Callable[[Path], object]] = {
     "native": native,
 }
 WITHOUT_MODEL = {"load mask", "inspect", "convert", "push"}
-"""What builds no model of a packed folder may succeed."""
+"""What builds no model of a packed folder may succeed, or refuse a configuration that the manifest does not know."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -185,7 +186,8 @@ def test_nothing_leaves_a_hostile_folder(
         # what transformers itself looks up while it reads config.json, it does before it asks anybody
         asks = way == "native" and ("backbone" in config or "model_type" not in config)
         if way in WITHOUT_MODEL:
-            verb(other)
+            with contextlib.suppress(CheckpointError):
+                verb(other)
         elif not asks:
             with pytest.raises((BadInput, ValueError, OSError)):
                 verb(other)
