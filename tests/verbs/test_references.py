@@ -158,7 +158,7 @@ PACKED: Mapping[str, Callable[[Path], object]] = {
     "native": native,
 }
 WITHOUT_MODEL = {"load mask", "inspect", "convert", "push"}
-"""What builds no model of a packed folder may succeed, or refuse a configuration that the manifest does not know."""
+"""What builds no model of a packed folder may succeed, or refuse a configuration that its manifest lacks."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
