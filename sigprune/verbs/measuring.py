@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -132,13 +131,14 @@ def affordable(view: View, batch: BatchLike, method: Step, *, seconds: float | N
         output = view.forward(view.params(), replace(one, inputs={k: x.clone() for k, x in inputs.items()}))
     pass_seconds = counter.get_total_flops() / _OPERATIONS + graph.bytes / _BYTES
     size = max((x[0].numel() for x in inputs.values() if x.is_floating_point()), default=1)
-    passes = _passes(method, min(output[0].numel(), size))
+    values = min(output[0].numel(), size)
+    passes = _passes(method, values)
     each = pass_seconds * (passes + _PROFILE)
     if each * len(batch) <= seconds:
         return Effort(len(batch), method)
     over = f"all would take {each * len(batch):.3g} nominal seconds, over measure.max_seconds={seconds:g}"
     count = max(1, int(seconds / each))
-    if count > 1 or each <= seconds or "steps" not in method.options:
+    if count > 1 or each <= seconds or not _takes_steps(method, values):
         return Effort(count, method, f"{count} of {len(batch)} examples: {over}")
     room = max(seconds / pass_seconds - _PROFILE, 0.0) / (1 + _FORWARD_MODE)
     steps = min(max(_FEWEST_STEPS, int(room)), int(str(method.options["steps"])))
@@ -146,12 +146,17 @@ def affordable(view: View, batch: BatchLike, method: Step, *, seconds: float | N
     return Effort(1, fewer, f"{steps} steps at 1 of {len(batch)} examples: {over}")
 
 
+def _takes_steps(method: Step, values: int) -> bool:
+    """Whether a method runs Lanczos' for so many singular values; ``auto`` is exact where they are few."""
+    few = method.name == "auto" and values <= int(str(method.options["most_products"]))
+    return "steps" in method.options and not few
+
+
 def _passes(method: Step, values: int) -> float:
     """Backward passes of a spectrum of so many singular values per example; forward-mode ones count more."""
     options = {key: value for key, value in method.options.items() if isinstance(value, int | float)}
-    limit = options.get("most_products", math.inf)
     if method.name == "moments":
         return min(options.get("probes", values), values)
-    if "steps" not in options or (method.name == "auto" and values <= limit):
+    if not _takes_steps(method, values):
         return values
     return options["steps"] * options.get("probes", 1) * (1 + _FORWARD_MODE)
