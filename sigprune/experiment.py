@@ -134,7 +134,7 @@ class _Run(Experiment):
         self.told["checks"] = []
         untrained = folder / _UNTRAINED
         if self.recipe.train.epochs:
-            self.save(untrained, mask)
+            self.save(untrained, mask, "save before training")
         try:
             self.train_both(mask, dense)
         except Diverged as error:
@@ -152,10 +152,10 @@ class _Run(Experiment):
             self.told["checks"] = [dict(row) for row in rows]
         return self.write(folder, mask)
 
-    def save(self, folder: Path, mask: Mask) -> Files:
+    def save(self, folder: Path, mask: Mask, title: str) -> Files:
         """The network as it is now, dense and packed."""
         recipe = self.recipe
-        with self.step("save"):
+        with self.step(title):
             revision = split_ref(recipe.model.ref).revision
             extra = facts.of_origin(recipe.resolved(), recipe.digest, self.told["model"], revision)
             preprocessing, codec = self.setting.preprocessing, recipe.save.codec
@@ -165,7 +165,7 @@ class _Run(Experiment):
 
     def write(self, folder: Path, mask: Mask) -> Report:
         """Save, load back, then report, figures and card."""
-        files = self.save(folder, mask)
+        files = self.save(folder, mask, "save")
         with self.step("load back"):
             self.check_reload(folder)
         return self.write_report(folder, mask, files)

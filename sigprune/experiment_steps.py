@@ -18,11 +18,11 @@ from sigprune.effects.determinism import deterministic
 from sigprune.effects.training import Row, evaluate, fit
 from sigprune.experiment_mask import mask_for
 from sigprune.experiment_setting import Setting, open_setting, policy_of
-from sigprune.families.adapters._replaced import replaced_in
 from sigprune.recipe import Recipe
 from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
+from sigprune.values.origin import replaced_in
 from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 from sigprune.verbs.calibrating import calibrate_, scaled_part

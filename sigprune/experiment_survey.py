@@ -193,14 +193,13 @@ def _plain(fields: dict[str, object]) -> dict[str, Plain]:
 
 
 def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
-    tensor = view.params()[weight.name]
     return {
         "name": weight.name,
         "role": weight.role,
         "stage": weight.stage,
         "shape": list(weight.shape),
         "layout": {"words": str(weight.layout), **_plain(asdict(weight.layout))},
-        "blocks": sum(1 for _ in weight.layout.blocks(tensor)),
+        "blocks": weight.block_count,
         "parameters": weight.count,
         "share": weight.count / total,
         "prunable": weight.name in view.prunable,

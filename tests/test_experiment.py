@@ -290,7 +290,7 @@ def test_long_steps_tell_how_far_they_are(tmp_path):
     measured = [f"measure {moment}" for moment in MOMENTS]
     assert list(listener.steps) == [
         "open", measured[0], "initialise", measured[1], "prune", measured[2], "isometry", measured[3],
-        "follow paths", "save", "train sparse", "train dense", "load back",
+        "follow paths", "save before training", "train sparse", "train dense", "save", "load back",
     ]  # fmt: skip
     for title in (*measured, "prune", "isometry", "train sparse", "train dense"):
         told = listener.steps[title]

@@ -15,12 +15,14 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
+from sigprune.base.errors import CheckpointError
 from sigprune.base.family import Plain
 from sigprune.effects.card import card
 from sigprune.effects.loading import HERE
 from sigprune.effects.training import evaluate
 from sigprune.experiment import run
 from sigprune.experiment_setting import Setting, open_setting
+from sigprune.families.adapters._image_files import normalisation_in
 from sigprune.families.datasets import Data
 from sigprune.families.datasets._shared import standardise_pixels
 from sigprune.families.datasets.digits import _test_rows
@@ -103,18 +105,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Image.Image],
     return [Image.open(folder / f"{row}.png") for row in rows], torch.from_numpy(labels[rows])
 
 
+def of_files_and_of_the_run(setting, library, channels, images, folder):
+    """Outputs for image files by the library's own transform, those of the run's view, and its test split."""
+    outputs = OUTPUTS[library](written(setting, folder), [one.convert(MODES[channels]) for one in images])
+    test = setting.test()
+    assert test is not None
+    with torch.no_grad():
+        expected = setting.view.using("eval").forward({}, setting.view.read(test[0][:]))
+    return outputs, expected, test
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("library", MODELS)
 def test_the_library_alone_answers_image_files_as_the_run_did(library, channels, digits, tmp_path):
     setting = open_setting(recipe_of(library, channels))
     images, labels = digits
-    outputs = OUTPUTS[library](
-        written(setting, tmp_path / "run"), [one.convert(MODES[channels]) for one in images]
-    )
-    test = setting.test()
-    assert test is not None
-    with torch.no_grad():
-        expected = setting.view.using("eval").forward({}, setting.view.read(test[0][:]))
+    outputs, expected, test = of_files_and_of_the_run(setting, library, channels, images, tmp_path / "run")
     torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(outputs.argmax(1), expected.argmax(1))
     assert right(outputs, labels) == evaluate(setting.view.using("eval"), test)["accuracy"]
@@ -162,13 +168,7 @@ def test_colour_images_of_any_shape_are_squashed_and_turned_grey_alike(
     data, images = photos(50, 71)  # Pillow and torch differ by one level in some pixels here
     monkeypatch.setattr("sigprune.families.datasets.digits.load", lambda: data)
     setting = open_setting(recipe_of(library, channels))
-    outputs = OUTPUTS[library](
-        written(setting, tmp_path / "run"), [one.convert(MODES[channels]) for one in images]
-    )
-    test = setting.test()
-    assert test is not None
-    with torch.no_grad():
-        expected = setting.view.using("eval").forward({}, setting.view.read(test[0][:]))
+    outputs, expected, _ = of_files_and_of_the_run(setting, library, channels, images, tmp_path / "run")
     torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -255,3 +255,23 @@ def test_timm_in_transformers_has_timms_transform(digits, tmp_path):
     with torch.no_grad():
         expected = setting.view.using("eval").forward({}, setting.view.read(test[0][:20]))
     torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected JSON"),
+        (json.dumps({"image_mean": [0.5], "image_std": [0.0]}), "the second positive"),
+        (json.dumps({"image_mean": [0.5, 0.5], "image_std": [0.5]}), "as many numbers"),
+        (json.dumps({"image_mean": "half", "image_std": [0.5]}), "got 'half'"),
+        (json.dumps({"image_mean": [0.5], "image_std": [0.5], "more": [0] * 2**21}), "at most"),
+    ],
+    ids=["no JSON", "zero", "lengths", "text", "large"],
+)
+def test_a_damaged_processor_is_not_passed_over(text, message, tmp_path):
+    """The statistics of the data in its place are not what the weights were trained with."""
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        normalisation_in(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"do_resize": true}')
+    assert normalisation_in(tmp_path) is None

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sigprune.cli import main
 from sigprune.effects.facts import of_init
 from sigprune.families.adapters import adapters
-from sigprune.families.adapters._replaced import replaced_in
+from sigprune.values.origin import replaced_in
 from sigprune.verbs.init_policy import treatments
 from sigprune.verbs.opening import describe, open_model
 from tests.verbs.test_checkpoint import LIBRARIES

@@ -50,7 +50,7 @@ def read_header(path: Path) -> dict[str, Plain] | None:
         return load_object(text)
 
 
-def bytes_said(path: Path) -> int:
+def declared_size(path: Path) -> int:
     """Bytes of the whole file, as its header says: eight, the header, and all tensors.
 
     Raises:

@@ -14,10 +14,10 @@ from torch import Tensor
 from sigprune import __version__
 from sigprune.base.family import Plain
 from sigprune.effects.report import AFRESH, histogram
-from sigprune.families.adapters._replaced import Replaced
 from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
 from sigprune.values.mask import Mask
+from sigprune.values.origin import Replaced
 from sigprune.values.orthogonality import singular_values
 from sigprune.values.preprocessing import Preprocessing
 from sigprune.values.spectrum import Spectrum

@@ -11,7 +11,7 @@ from sigprune.base.errors import BadInput, in_checkpoint
 from sigprune.base.family import Plain
 from sigprune.effects.hub_plan import CARD, Upload
 from sigprune.families.adapters._hub import fetch
-from sigprune.verbs.locating import CONFIG
+from sigprune.values.network import CONFIG
 
 _OURS = "\n- sigprune\n"
 """The tag that every card of ours has."""

@@ -12,13 +12,13 @@ from sigprune.effects.card import card, plain_card
 from sigprune.effects.report import Report
 from sigprune.families.adapters._contained import file_in, files_in
 from sigprune.families.adapters._hub import check_name
-from sigprune.values.network import expect_network
+from sigprune.values.network import CONFIG, expect_network
 from sigprune.values.packed import is_dense_file, is_packed_file, read_manifest
 from sigprune.verbs.beside import with_plug_in
 from sigprune.verbs.emptied import emptied_in
 from sigprune.verbs.files import DENSE, dense_file
 from sigprune.verbs.inspecting import checked_files
-from sigprune.verbs.locating import CONFIG, local_folder
+from sigprune.verbs.locating import local_folder
 
 CARD, REPORT = "README.md", "report.json"
 _SAFE = frozenset({

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from torch import nn
@@ -17,6 +18,7 @@ has said, or fresh ones were written to since.
 """
 
 _MARK = "_sigprune_weights_origin"
+_REPLACED = "_sigprune_replaced"
 
 
 def origin_of(module: nn.Module) -> WeightsOrigin:
@@ -68,6 +70,35 @@ def origin_in(provenance: Mapping[str, Plain]) -> WeightsOrigin:
         return cast(WeightsOrigin, said)
     kept = "base_model" in provenance or "source" in provenance  # written only where weights were kept
     return "pretrained" if kept or (isinstance(recipe, dict) and _trains(recipe)) else "unknown"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Tensors of a pretrained model that were drawn afresh.
+
+    Attributes:
+        names: in the state dict.
+        reason: why the weights have none for them.
+    """
+
+    names: tuple[str, ...]
+    reason: str
+
+
+def remember_replaced_(module: nn.Module, names: Iterable[str], reason: str) -> None:
+    """Say which tensors of a pretrained model were drawn afresh, if any."""
+    if found := tuple(names):
+        vars(module)[_REPLACED] = Replaced(found, reason)
+
+
+def replaced_in(module: nn.Module) -> Replaced | None:
+    """What is remembered of the model."""
+    return cast("Replaced | None", vars(module).get(_REPLACED))
+
+
+def other_classes(have: int, wanted: int) -> str:
+    """The reason that a classifier of another size gives."""
+    return f"the pretrained weights have {have} classes, and {wanted} were asked for"
 
 
 def _trains(recipe: Mapping[str, Plain]) -> bool:

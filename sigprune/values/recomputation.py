@@ -124,8 +124,8 @@ def _flat(parts: Sequence[object]) -> Iterator[object]:
             yield part
 
 
-class Whole(nn.Module):
-    """A module as a part of another one, so that whatever runs inside ``forward`` runs while it is called."""
+class CallbackModule(nn.Module):
+    """A parent whose forward pass is a callback: parameters substituted in the module stay while it runs."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

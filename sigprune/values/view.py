@@ -23,8 +23,8 @@ from sigprune.values.layout import Shape
 from sigprune.values.origin import WeightsOrigin, origin_of
 from sigprune.values.recomputation import (
     DETACHED,
+    CallbackModule,
     SelfContained,
-    Whole,
     add_gradient_,
     other_gradients_unchanged,
 )
@@ -311,7 +311,7 @@ class View:
         if embed is None:
             return batch
         tensors = {f"module.{name}": t for name, t in {**self._buffers(params, batch), **params}.items()}
-        return cast(Batch, functional_call(Whole(self.module), tensors, (lambda: embed(batch),)))
+        return cast(Batch, functional_call(CallbackModule(self.module), tensors, (lambda: embed(batch),)))
 
     def places(self, batch: Batch) -> Tensor | None:
         """Which ids of a batch hold places, boolean (examples, tokens, 1); None where it has no ids."""
@@ -356,7 +356,7 @@ class View:
             return value
 
     def _backward(self, params: Tensors, batch: Batch, aim: Callable[[Tensor], Tensor]) -> Tensor:
-        whole = Whole(self.module)
+        whole = CallbackModule(self.module)
 
         def run() -> Tensor:
             with self._explaining(batch):

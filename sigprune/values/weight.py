@@ -79,6 +79,11 @@ class Weight:
         return math.prod(self.shape)
 
     @property
+    def block_count(self) -> int:
+        """Number of blocks."""
+        return sum(1 for _ in self.layout.blocks(torch.empty(self.shape, device="meta")))
+
+    @property
     def depthwise(self) -> bool:
         """Whether every block is the kernel of one channel."""
         if len(self.shape) < 3 or self.layout.groups == 1:

@@ -13,9 +13,9 @@ from sigprune.base.family import Plain
 from sigprune.families.adapters._contained import Listing, file_in, files_in
 from sigprune.families.adapters._hub import fetch, listing, offline
 from sigprune.values.manifest import SCHEMA
+from sigprune.values.network import CONFIG
 from sigprune.values.packed import KEY, is_packed_file
 from sigprune.verbs.files import DENSE, DENSE_INDEX, file_facts
-from sigprune.verbs.locating import CONFIG
 from sigprune.verbs.opening import split_ref
 
 REPORT = "report.json"

@@ -21,7 +21,7 @@ from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
-from sigprune.values.network import expect_counts, expect_network, network_in
+from sigprune.values.network import CONFIG, expect_counts, expect_network, network_in
 from sigprune.values.origin import origin_in, remember_origin_
 from sigprune.values.packed import PACKED, PACKED_INDEX, read_manifests
 from sigprune.values.preprocessing import Preprocessing
@@ -29,7 +29,7 @@ from sigprune.values.view import View, expect_view
 from sigprune.verbs.constructing import at_most
 from sigprune.verbs.emptied import EmptiedWeights, emptied
 from sigprune.verbs.files import MOST, file_facts, reading
-from sigprune.verbs.locating import CONFIG, packed_folder
+from sigprune.verbs.locating import packed_folder
 from sigprune.verbs.packing import storable, unpack
 from sigprune.verbs.rebuilding import in_dtype, prove_config, rebuilt
 from sigprune.verbs.writing import DenseWriter, PackedWriter

@@ -21,13 +21,13 @@ from sigprune.families.codecs import codecs
 from sigprune.values.bits import as_integers
 from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
-from sigprune.values.network import expect_counts, expect_network, network_in
+from sigprune.values.network import CONFIG, expect_counts, expect_network, network_in
 from sigprune.values.packed import PACKED, PACKED_INDEX, is_packed_file, read_manifest, read_manifests
 from sigprune.verbs.beside import copy_beside, tell_files_, with_plug_in
 from sigprune.verbs.checkpoint import stored, unpacked
 from sigprune.verbs.constructing import at_most
 from sigprune.verbs.files import MOST
-from sigprune.verbs.locating import CONFIG, packed_folder
+from sigprune.verbs.locating import packed_folder
 from sigprune.verbs.opening import Reference, describe, library_of, local, open_model, split_ref
 from sigprune.verbs.packing import storable
 from sigprune.verbs.state_dict_files import StateDictFile, each, fitted, read_state_dict

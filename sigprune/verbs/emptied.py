@@ -113,7 +113,7 @@ def emptied_part(weight: Weight, keep: Tensor) -> Emptied:
     if keep.numel() and not bool(keep.any()):
         return Emptied((weight.name,), total=1)
     numbers = empty_blocks(weight, keep)
-    blocks = {weight.name: (numbers, sum(1 for _ in weight.layout.blocks(keep)))} if numbers else {}
+    blocks = {weight.name: (numbers, weight.block_count)} if numbers else {}
     return Emptied(blocks=blocks, total=1)
 
 

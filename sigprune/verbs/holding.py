@@ -115,7 +115,7 @@ class _Held:
             BadInput: it is gone, or has another shape.
         """
         path, _, local = self.name.rpartition(".")
-        parameter = dict(self.module.get_submodule(path).named_parameters(recurse=False)).get(local)
+        parameter = self.module.get_submodule(path)._parameters.get(local)
         if parameter is None or parameter.shape != self.gone.shape:
             got = "removed" if parameter is None else f"replaced by one of shape {tuple(parameter.shape)}"
             raise BadInput(f"{self.name}: inside hold(...) the parameter was {got}")
@@ -165,9 +165,9 @@ class _Held:
                 if tensor is not None and not tensor.is_sparse:
                     tensor.masked_fill_(self.gone.to(tensor.device), 0.0)
 
-    def zero_weight_(self) -> None:
+    def zero_weight_(self, parameter: nn.Parameter) -> None:
         with torch.no_grad():
-            self.follow_().masked_fill_(self.gone, 0.0)
+            parameter.masked_fill_(self.gone, 0.0)
 
     def release(self) -> None:
         if self.handle is not None:
@@ -204,14 +204,18 @@ class _Holding:
         for one in self.held:
             one.release()
 
-    def _of(self, optimizer: Optimizer) -> list[_Held]:
+    def _of(self, optimizer: Optimizer) -> list[tuple[_Held, nn.Parameter]]:
+        """What an optimizer answers for (the given one for all), and the parameters as they are now."""
+        followed = [(one, one.follow_()) for one in self.held]
+        if optimizer is self.given:
+            return followed
         ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return [one for one in self.held if id(one.follow_()) in ids]
+        return [(one, parameter) for one, parameter in followed if id(parameter) in ids]
 
     def _before(self, optimizer: Optimizer, *_: object) -> None:
         mine = self._of(optimizer)
-        for one in mine:
-            if one.mask_gradient_(one.follow_()) and not self.warned:
+        for one, parameter in mine:
+            if one.mask_gradient_(parameter) and not self.warned:
                 self.warned = True
                 warnings.warn(
                     f"{one.name}: its gradient was set by hand (or the parameter replaced before it came) "
@@ -223,12 +227,12 @@ class _Holding:
                 )
         if mine and not any(optimizer is other for other in self.known):
             self.known.append(optimizer)
-            for one in mine:
+            for one, _parameter in mine:
                 one.zero_state_(optimizer)
 
     def _after(self, optimizer: Optimizer, *_: object) -> None:
-        for one in self.held if optimizer is self.given else self._of(optimizer):
-            one.zero_weight_()
+        for one, parameter in self._of(optimizer):
+            one.zero_weight_(parameter)
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:

@@ -10,10 +10,9 @@ from sigprune.base.canonical import read_text
 from sigprune.base.errors import BadInput, CheckpointError, nearest
 from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._hub import fetch, listing
+from sigprune.values.network import CONFIG
 from sigprune.values.packed import PACKED, PACKED_INDEX, not_packed, read_index
 from sigprune.verbs.opening import Reference, local, split_ref
-
-CONFIG = "config.json"
 
 
 def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool = True) -> Path:

@@ -123,7 +123,7 @@ def prune(
     pruned = choose_mask(view, sparsity, method, batches, seed=seed)
     told = {
         DeadWeights: str(pruned.unranked),
-        UnroutedExperts: pruned.unranked.words_of_unrouted,
+        UnroutedExperts: pruned.unranked.unrouted_warning,
         EmptiedWeights: str(emptied(view, pruned.mask)),
     }
     for category, words in told.items():

@@ -18,8 +18,8 @@ from sigprune.base.errors import BadInput, CheckpointError, TooLarge, one_line
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters import adapters
 from sigprune.values.batch import Batch
+from sigprune.values.network import CONFIG
 from sigprune.values.view import View
-from sigprune.verbs.locating import CONFIG
 
 _SWITCHES = frozenset({
     "checkpoint_activations",

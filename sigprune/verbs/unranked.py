@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -47,7 +47,7 @@ class Unranked:
         )
 
     @property
-    def words_of_unrouted(self) -> str:
+    def unrouted_warning(self) -> str:
         """One line about experts that no example reached; empty if there are none."""
         return f"of {blocks_listed(self.unrouted)}: {_UNROUTED}" if self.unrouted else ""
 
@@ -74,7 +74,7 @@ def unranked(view: View, ranked: Tensors, unrouted: Blocks) -> Unranked:
         if not bool(values.any()):
             weights.append(weight.name)
         elif numbers := empty_blocks(weight, values):
-            blocks[weight.name] = numbers, _blocks_of(view, weight.name)
+            blocks[weight.name] = numbers, weight.block_count
     cause = cause_of(view, tuple(weights)) if weights or blocks else ""
     return Unranked(tuple(weights), blocks, unrouted, cause)
 
@@ -82,7 +82,8 @@ def unranked(view: View, ranked: Tensors, unrouted: Blocks) -> Unranked:
 def cause_of(view: View, dead: tuple[str, ...]) -> str:
     """Why scores are zero: closed gates, an objective that nothing changes, or parts without effect."""
     params = view.params()
-    closed = [g.name for g in view.gates if not float(params[g.name].abs().max()) > 0.1]
+    gates = [replace(gate, value=float(params[gate.name].abs().max())) for gate in view.gates]
+    closed = [gate.name for gate in gates if gate.closed]
     if closed:
         return (
             f"a closed gate ({listed(closed, 3)}) lets no gradient through: set init.gates: open, or "
@@ -138,11 +139,6 @@ def rank_unrouted_(view: View, ranked: Tensors, mask: Mask) -> Blocks:
                 places[n].copy_(block.abs().mul(score / size))
         found[weight.name] = numbers, len(places)
     return found
-
-
-def _blocks_of(view: View, name: str) -> int:
-    weight = view[name]
-    return sum(1 for _ in weight.layout.blocks(torch.empty(weight.shape, device="meta")))
 
 
 def _count(blocks: Blocks) -> int:

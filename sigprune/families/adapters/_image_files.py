@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+from sigprune.base.canonical import read_object
+from sigprune.base.errors import CheckpointError
 from sigprune.base.family import Plain
 from sigprune.values.preprocessing import Normalisation, Preprocessing
 
@@ -48,13 +51,28 @@ def write_processor(preprocessing: Preprocessing, folder: Path) -> None:
 
 
 def normalisation_in(folder: Path) -> Normalisation | None:
-    """What the folder's ``preprocessor_config.json`` normalises with; None if it says nothing."""
+    """What the folder's ``preprocessor_config.json`` normalises with; None if it says nothing of it.
+
+    Raises:
+        CheckpointError: the file is damaged, or its mean and deviation are not as many positive numbers.
+    """
     path = folder / PROCESSOR
     if not path.is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = (tuple(float(one) for one in config[key]) for key in ("image_mean", "image_std"))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    config = read_object(path)
+    if config.get("image_mean") is None or config.get("image_std") is None:
         return None
-    return Normalisation(mean, std) if len(mean) == len(std) > 0 else None
+    mean, std = (_numbers(config[key]) for key in ("image_mean", "image_std"))
+    if not mean or len(mean) != len(std) or min(std) <= 0:
+        raise CheckpointError(
+            f"{path}: expected image_mean and image_std as lists of as many numbers, the second positive, "
+            f"got {config['image_mean']!r:.60} and {config['image_std']!r:.60}"
+        )
+    return Normalisation(mean, std)
+
+
+def _numbers(value: Plain) -> tuple[float, ...]:
+    """The numbers of a list; empty if it is none, or holds anything else."""
+    values = value if isinstance(value, list) else []
+    finite = [float(one) for one in values if isinstance(one, int | float) and math.isfinite(one)]
+    return tuple(finite) if len(finite) == len(values) else ()

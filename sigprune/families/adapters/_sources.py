@@ -11,7 +11,7 @@ from pathlib import Path
 from sigprune.base.canonical import read_object
 from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.base.family import Plain
-from sigprune.base.safetensors_header import bytes_said
+from sigprune.base.safetensors_header import declared_size
 from sigprune.families.adapters._contained import file_in
 from sigprune.families.adapters._hub import fetch
 
@@ -140,7 +140,7 @@ def _check_whole(path: Path, place: str) -> None:
     """Whether the file is as long as its header says: 8 bytes, so many bytes of JSON, and the tensors."""
     size = path.stat().st_size
     try:
-        whole = bytes_said(path)
+        whole = declared_size(path)
     except CheckpointError as error:
         whole, why = None, f": {error}"
     else:

@@ -16,7 +16,6 @@ from sigprune.base.family import Plain
 from sigprune.base.seeds import global_stream
 from sigprune.families.adapters._image_files import data_config
 from sigprune.families.adapters._references import check_timm_args
-from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import first_input, first_tensor, paths_of, ramp, survey
 from sigprune.families.adapters._sources import (
     FOLDER,
@@ -31,6 +30,7 @@ from sigprune.families.adapters._sources import (
 from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.bits import as_integers
+from sigprune.values.origin import other_classes, remember_replaced_
 from sigprune.values.preprocessing import ImageDefaults, Normalisation, Preprocessing
 from sigprune.values.view import View, readonly
 

@@ -27,7 +27,6 @@ from sigprune.families.adapters._outputs import read_output
 from sigprune.families.adapters._placeholders import placeholders
 from sigprune.families.adapters._processor_files import copy_processor_files
 from sigprune.families.adapters._references import foreign_storage
-from sigprune.families.adapters._replaced import other_classes, remember_replaced_
 from sigprune.families.adapters._shared import paths_of, survey
 from sigprune.families.adapters._sources import (
     HUB,
@@ -41,7 +40,7 @@ from sigprune.families.adapters._sources import (
 from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
 from sigprune.values.manifest import SCHEMA
-from sigprune.values.origin import is_remembered, remember_origin_
+from sigprune.values.origin import is_remembered, other_classes, remember_origin_, remember_replaced_
 from sigprune.values.packed import KEY
 from sigprune.values.preprocessing import ImageDefaults, Normalisation, Preprocessing
 from sigprune.values.view import View, readonly
