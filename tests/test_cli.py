@@ -423,7 +423,8 @@ def test_run_says_what_came_out_and_where_it_is(finished):
     told = progress(done.stderr)
     assert [line for line in told if ":" not in line] == [
         "open", "measure as opened", "initialise", "measure after init", "prune", "measure after pruning",
-        "isometry", "measure after isometry", "follow paths", "save", "train sparse", "save", "load back",
+        "isometry", "measure after isometry", "follow paths", "save before training", "train sparse", "save",
+        "load back",
     ]  # fmt: skip
     (epoch,) = (line for line in told if line.startswith("train sparse: epoch"))
     row = report["training"]["epochs"][0]
