@@ -215,6 +215,7 @@ def test_tables_are_plain_text_in_a_pipe(capsys):
     assert len([line for line in out.splitlines() if line.startswith("snip ")]) == 1
 
 
+@pytest.mark.slow
 def test_shipped_recipes_run_by_name_from_a_wheel(tmp_path):
     source, site = Path(sigprune.__file__).parents[1], tmp_path / "site"
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", "dist"]

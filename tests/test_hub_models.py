@@ -19,7 +19,7 @@ from sigprune.base.errors import BadInput
 from sigprune.base.tensors import digest
 from sigprune.families.adapters import adapters
 from sigprune.verbs.opening import open_model
-from tests.hub import TOKEN, client, serving
+from tests.hub import SILENT, TOKEN, client, serving
 
 OPEN = """
 import contextlib, io, json, sys, time
@@ -67,12 +67,22 @@ def configure(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(old | changes))
 
 
-def opened(environment: dict[str, str], cases: Iterable[Case], folder: Path) -> list[list[str]]:
-    """What ``open_model`` gives for each: class and digest, or the error; the command line says the same."""
+def opened(
+    environment: dict[str, str], cases: Iterable[Case], folder: Path, *, fresh: bool = False
+) -> list[list[str]]:
+    """What ``open_model`` gives for each: class and digest, or the error; the command line says the same.
+
+    Args:
+        environment: of the client.
+        cases: names, and arguments of the models.
+        folder: where the client runs.
+        fresh: it imports the libraries itself, with the settings of the command line.
+    """
+    if fresh:
+        environment = {key: value for key, value in environment.items() if key not in SILENT}
     cases = list(cases)
     folder.mkdir(exist_ok=True)
-    # fresh, for the command line silences libraries before it imports them
-    done = client(environment, OPEN, json.dumps(cases), folder=folder, fresh=True)
+    done = client(environment, OPEN, json.dumps(cases), folder=folder, fresh=fresh)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert not list(folder.iterdir()), "something is left behind"
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -254,7 +264,7 @@ def test_what_may_start_afresh(tmp_path):
         ("someone/shape-transformers", {"num_labels": 3}),
     ]
     with serving(tmp_path) as environment:
-        known, head, *others = opened(environment, cases, tmp_path / "cwd")
+        known, head, *others = opened(environment, cases, tmp_path / "cwd", fresh=True)
     assert known == [type(model).__name__, digest(model.state_dict())]
     assert head[0] == "ViTForImageClassification"
     for (name, _), (line,) in zip(cases[2:], others, strict=True):

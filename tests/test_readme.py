@@ -102,19 +102,21 @@ def test_every_family_has_a_section_with_a_whole_file():
     assert len(sections) == len(families) == len(MEMBERS)
 
 
-@pytest.mark.parametrize("block", MEMBERS, ids=lambda block: block.file.split("/")[2])
-def test_members_of_the_readme_pass_the_contract(extended, block):
-    _, _, family, module = block.file.split("/")
-    name = module.removesuffix(".py")
+def test_members_of_the_readme_pass_the_contract(extended):
+    """In one process, for importing the libraries takes longer than the tests."""
+    members = {block.file.split("/")[2]: Path(block.file).stem for block in MEMBERS}
     printed = call(
         [
-            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly",
-            f"tests/families/test_{family}.py", "-k", name,
+            sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", "-p", "no:randomly",
+            *(f"tests/families/test_{family}.py" for family in members), "-k", " or ".join(members.values()),
         ],
         extended,
         code=extended,
     )  # fmt: skip
-    assert re.search(r"[1-9]\d* passed", printed)
+    for family, name in members.items():
+        assert re.search(rf"^PASSED tests/families/test_{family}\.py::.*{name}", printed, re.MULTILINE), (
+            family
+        )
 
 
 def test_members_of_the_readme_work_together(extended, tmp_path):
@@ -128,6 +130,7 @@ def test_members_of_the_readme_work_together(extended, tmp_path):
         "prune.pattern=row_balanced",
         "save.codec=positions",
         "baselines=[]",
+        "measure.examples=2",
         "model.args.num_classes=2",
     ]
     settings = [part for setting in settings for part in ("--set", setting)]

@@ -40,8 +40,8 @@ from tests.hub.server import Handler, Hub
 from tests.hub.store import Store
 
 __all__ = [
-    "INVALID_TOKEN", "READ_TOKEN", "STRANGER_TOKEN", "TOKEN", "Entry", "Fault", "Hub", "client", "running",
-    "serving",
+    "INVALID_TOKEN", "READ_TOKEN", "SILENT", "STRANGER_TOKEN", "TOKEN", "Entry", "Fault", "Hub", "client",
+    "running", "serving",
 ]  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def running(root: Path) -> Iterator[Hub]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
+        **SILENT,
     }
     try:
         yield hub
@@ -76,6 +77,12 @@ def running(root: Path) -> Iterator[Hub]:
     if hub.crashes:
         raise RuntimeError("\n".join(["the test Hub failed:", *hub.crashes]))
 
+
+SILENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error",
+}  # fmt: skip
+"""What the command line sets in a pipe before it imports the libraries; the forked process has them too."""
 
 _PORTS: list[int] = []
 """The port of this process, once it has one."""

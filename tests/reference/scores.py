@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +27,38 @@ def mean_cross_entropy(run: Callable[[Tensor], Tensor], batches: list[tuple[Tens
 
 
 def snip_by_removal(
-    module: nn.Module, name: str, batches: list[tuple[Tensor, Tensor]], step: float = 1e-6
+    module: nn.Module,
+    name: str,
+    batches: list[tuple[Tensor, Tensor]],
+    entries: Iterable[int],
+    step: float = 1e-6,
 ) -> Tensor:
-    """|dL/dc| for every entry by central differences in its multiplier c; L is the mean over all examples."""
+    """|dL/dc| for some entries by central differences in their multipliers c; L is the mean over examples.
+
+    Args:
+        entries: places in the flattened weight.
+
+    Returns:
+        One number per entry, (entries,), float64.
+    """
     twin = eval_copy(module)
     weight = dict(twin.named_parameters())[name]
     flat = weight.data.reshape(-1)
-    scores = torch.zeros_like(flat)
+    scores = []
 
     def loss() -> float:
         with torch.no_grad():
             return float(mean_cross_entropy(twin, batches))
 
-    for index in range(len(flat)):
+    for index in entries:
         value = float(flat[index])
         flat[index] = value * (1 + step)
         above = loss()
         flat[index] = value * (1 - step)
         below = loss()
         flat[index] = value
-        scores[index] = abs(above - below) / (2 * step)
-    return scores.reshape(weight.shape)
+        scores.append(abs(above - below) / (2 * step))
+    return torch.tensor(scores, dtype=torch.float64)
 
 
 def synflow_of_mlp(weights: list[Tensor], biases: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
