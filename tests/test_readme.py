@@ -119,6 +119,7 @@ def test_members_of_the_readme_pass_the_contract(extended):
         )
 
 
+@pytest.mark.slow
 def test_members_of_the_readme_work_together(extended, tmp_path):
     chosen = {
         "--init": "kaiming_uniform", "--objective": "energy", "--score": "slope",

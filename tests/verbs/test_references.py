@@ -279,3 +279,19 @@ def test_what_timm_writes_is_let_through(attempts: list[str], tmp_path: Path, na
         adapters.get("timm").write_config(model, tmp_path)
     assert digest(open_model(str(tmp_path), args={"num_classes": 4}).state_dict())
     assert attempts == []
+
+
+@pytest.mark.parametrize("backbone", [ELSEWHERE, "user/repo", "./folder", "C:\\folder"])
+def test_a_model_elsewhere_is_named_for_what_it_is(tmp_path: Path, backbone: str) -> None:
+    folder = written(tmp_path / "x", DETR | {"backbone": backbone})
+    with pytest.raises(BadInput, match="names another model .*, and only what lies in it is read"):
+        open_model(str(folder))
+
+
+def test_the_caller_may_choose_kernels_of_the_library_and_no_others(attempts: list[str]) -> None:
+    args = LIBRARIES["transformers:bert"]
+    model = open_model("transformers:bert", args={**args, "attn_implementation": "eager"})
+    assert model.config._attn_implementation == "eager"
+    with pytest.raises(BadInput, match=r"attn_implementation: expected one of the library's own, got 'user/k"):
+        open_model("transformers:bert", args={**args, "attn_implementation": "user/kernel:attention"})
+    assert attempts == []
