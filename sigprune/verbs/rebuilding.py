@@ -199,8 +199,13 @@ def _module_difference(saved: nn.Module, made: nn.Module) -> str | None:
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and stored buffers; others may be made for the size of the last input (ConViT)."""
     yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
+    yield from (
+        (name, buffer)
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    )
 
 
 def _settings(module: nn.Module) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from sigprune.values.mask import Mask
 from sigprune.values.packed import PACKED, PACKED_INDEX
 from sigprune.verbs import beside, checkpoint, files
 from sigprune.verbs.checkpoint import load, save
+from sigprune.verbs.constructing import at_most
 from sigprune.verbs.converting import convert
 from sigprune.verbs.files import DENSE, DENSE_INDEX
 from sigprune.verbs.inspecting import check, inspect
@@ -242,3 +244,21 @@ def test_the_page_states_the_bounds() -> None:
         checkpoint._BUFFERS,
     ):  # fmt: skip
         assert f"{number:,}" in PAGE.partition("## 6. Bounds")[2].partition("## 7.")[0], number
+
+
+def test_a_network_that_grows_too_large_is_given_up_while_it_is_built() -> None:
+    most, grown = network.most_modules(3), nn.ModuleList()
+
+    def build() -> None:
+        with at_most(3, "x"):
+            for _ in range(10 * most):
+                grown.append(nn.Identity())
+
+    with pytest.raises(TooLarge, match=rf"x: it makes a network of more than {most:,} parameters"):
+        build()
+    assert len(grown) == most
+
+
+def test_a_builder_that_hides_what_went_wrong_is_found_out() -> None:
+    with pytest.raises(TooLarge), at_most(3, "x"), contextlib.suppress(TooLarge):
+        nn.Sequential(*(nn.Identity() for _ in range(network.most_modules(3) + 1)))

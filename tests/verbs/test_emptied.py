@@ -259,3 +259,12 @@ def test_data_of_one_class_are_refused_for_what_they_are():
     recipe = parse_recipe({"model": {"ref": "timm:test_resnet"}, "data": data})
     with pytest.raises(DataError, match=r"the data have one class \(0\): whatever the network says is right"):
         open_setting(recipe)
+
+
+def test_a_network_that_does_not_take_its_example_is_pruned_without_data():
+    """Whether a path is left cannot be known then; what needs no pass is still said."""
+    view = describe(seeded(mlp((12, 16, 5))), example=torch.zeros(1, 7))
+    with pytest.warns(EmptiedWeights):
+        mask = prune(view, sparsity=0.99, score="magnitude", allocation="pooled")
+    assert mask.kept == round(mask.total * 0.01)
+    assert not emptied(view, mask).cut

@@ -221,3 +221,10 @@ def test_an_example_that_the_model_does_not_take_leaves_the_outputs_out(tmp_path
     view: View = describe(opened("transformers:bert"))
     wrong = replace(view.example, inputs={"input_ids": torch.tensor([[10**6]])})
     save(tmp_path / "model", replace(view, example=wrong), Mask({}))
+
+
+def test_buffers_that_follow_the_last_input_are_no_difference(tmp_path: Path) -> None:
+    args = {"embed_dim": 16, "depth": 2, "num_heads": 2, "local_up_to_layer": 1, "num_classes": 3}
+    view = describe(open_model("timm:convit_tiny", args=args))
+    view.module(torch.zeros(1, 3, 224, 224))
+    prove(view, tmp_path)

@@ -284,7 +284,7 @@ def test_what_timm_writes_is_let_through(attempts: list[str], tmp_path: Path, na
 @pytest.mark.parametrize("backbone", [ELSEWHERE, "user/repo", "./folder", "C:\\folder"])
 def test_a_model_elsewhere_is_named_for_what_it_is(tmp_path: Path, backbone: str) -> None:
     folder = written(tmp_path / "x", DETR | {"backbone": backbone})
-    with pytest.raises(BadInput, match="names another model .*, and only what lies in it is read"):
+    with pytest.raises(BadInput, match=r"names another model .*, and only what lies in it is read"):
         open_model(str(folder))
 
 
@@ -292,6 +292,8 @@ def test_the_caller_may_choose_kernels_of_the_library_and_no_others(attempts: li
     args = LIBRARIES["transformers:bert"]
     model = open_model("transformers:bert", args={**args, "attn_implementation": "eager"})
     assert model.config._attn_implementation == "eager"
-    with pytest.raises(BadInput, match=r"attn_implementation: expected one of the library's own, got 'user/k"):
+    with pytest.raises(
+        BadInput, match=r"attn_implementation: expected one of the library's own, got 'user/k"
+    ):
         open_model("transformers:bert", args={**args, "attn_implementation": "user/kernel:attention"})
     assert attempts == []
