@@ -13,7 +13,7 @@ from sigprune.values.manifest import Manifest
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
 from sigprune.values.weight import Weight
-from sigprune.verbs.reachability import connected
+from sigprune.verbs.reachability import connected, responds
 
 FOLLOWED = 2**28
 """Parameters up to which paths are followed: all of them are drawn in float64 for that, here 2 GB."""
@@ -93,8 +93,8 @@ def emptied(view: View, mask: Mask) -> Emptied:
     Kernels of one channel each (depthwise) are units of a network, not blocks, and biases are no weights.
 
     Cost: a pass over the mask. Paths are followed only if some row of a weight keeps nothing, or the whole
-    less than a hundredth, and in networks of up to :data:`FOLLOWED` parameters: one forward-mode pass for one
-    example in float64.
+    less than a hundredth, and in networks of up to :data:`FOLLOWED` parameters: a forward and a backward pass
+    for one example, and, where the output does not respond, a forward-mode pass in float64.
     """
     found, rows = Emptied(), True
     for weight in view.weights:
@@ -133,7 +133,7 @@ def _is_cut(view: View, mask: Mask) -> bool:
     if sum(p.numel() for p in view.module.parameters()) > FOLLOWED:
         return False
     try:
-        return not connected(view, mask)
+        return not (responds(view, mask) or connected(view, mask))
     except Exception:  # integers only, no forward-mode derivative, or what a model raises for this example
         return False
 

@@ -98,6 +98,33 @@ def connected(view: View, mask: Mask) -> bool:
     return tangent is not None and bool(tangent.any())
 
 
+def responds(view: View, mask: Mask) -> bool:
+    """Whether the output of the masked network, with its own values, responds to its example.
+
+    Then a path leads from the input to the output; where it does not respond, one may still lead there
+    (:func:`connected`): a unit is inactive for this example, or a derivative too small for its dtype.
+
+    Cost: a forward and a backward pass for one example, and a copy of the masked weights.
+    """
+    view = view.using("fresh")
+    params = view.params()
+    masked = {name: params[name].detach().masked_fill(~keep, 0) for name, keep in mask.keep.items()}
+    batch = view.embedded({**params, **masked}, view.example)
+    leaves = {
+        name: x.detach().clone().requires_grad_() for name, x in batch.inputs.items() if x.is_floating_point()
+    }
+    if not leaves:
+        return False
+    moved = replace(batch, inputs={**batch.inputs, **{name: x.clone() for name, x in leaves.items()}})
+    with torch.enable_grad():
+        output = view.forward(masked, moved)
+    if not output.requires_grad:
+        return False
+    weights = _draw(tuple(output.shape), "responds").to(output.device, output.dtype)
+    felt = torch.autograd.grad(output, list(leaves.values()), weights, allow_unused=True)
+    return any(bool(one.nan_to_num(0.0, 0.0, 0.0).any()) for one in felt if one is not None)
+
+
 @dataclass(frozen=True)
 class DeadUnits:
     """Output units of which no entry lies on a path.

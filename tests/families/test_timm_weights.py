@@ -112,3 +112,12 @@ def test_channels_and_sizes_are_adapted_as_ever(folder: Path) -> None:
     own, state = weights(folder), model.state_dict()
     torch.testing.assert_close(state["conv1.0.weight"], own["conv1.0.weight"].sum(1, keepdim=True))
     assert torch.equal(state["layer1.0.conv1.weight"], own["layer1.0.conv1.weight"])
+
+
+def test_what_only_a_factory_of_timm_takes_is_a_parameter_too() -> None:
+    plain, narrow = (
+        open_model("timm:mobilenetv3_small_050", args=args) for args in ({}, {"depth_multiplier": 2.0})
+    )
+    assert len(list(narrow.modules())) > len(list(plain.modules()))
+    with pytest.raises(BadInput, match="depth_multiplier: expected a number"):
+        open_model("timm:mobilenetv3_small_050", args={"depth_multiplier": "../x"})
