@@ -47,7 +47,7 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
     try:
         with interruptions:
             _prepare(quiet=bool({"--quiet", "-q"} & set(words)))
-            code = _carried_out(act, words)
+            code = _carried_out(act, words, interruptions)
             interruptions.over = True
     except (KeyboardInterrupt, typer.Abort):  # some versions of typer end with 130 instead
         interruptions.number = interruptions.number or signal.SIGINT
@@ -61,10 +61,12 @@ def guarded(act: Callable[[], object], words: Sequence[str]) -> int:
     return 128 + interruptions.number
 
 
-def _carried_out(act: Callable[[], object], words: Sequence[str]) -> int:
+def _carried_out(act: Callable[[], object], words: Sequence[str], interruptions: Interruptions) -> int:
     try:
         code = act()
     except (FindingFailed, MaskViolated, BadScores, Diverged, BadInput, OSError, _USAGE) as error:
+        if interruptions.number:  # what is wrong is the interruption, not the input
+            raise
         if "--debug" in words:
             traceback.print_exc()
         replaces = bool({"run", "prune", "convert"} & set(words[:1]))

@@ -228,3 +228,16 @@ def test_buffers_that_follow_the_last_input_are_no_difference(tmp_path: Path) ->
     view = describe(open_model("timm:convit_tiny", args=args))
     view.module(torch.zeros(1, 3, 224, 224))
     prove(view, tmp_path)
+
+
+def test_rates_that_were_spread_in_another_dtype_are_no_difference(tmp_path: Path) -> None:
+    """transformers spreads the rates of DropPath over the layers in the dtype that it builds a model in."""
+    model = opened("transformers:vit")
+    (first, *_) = (module for module in model.modules() if isinstance(module, nn.Dropout))
+    first.p = 0.1
+    twin = copy.deepcopy(model)
+    (other, *_) = (module for module in twin.modules() if isinstance(module, nn.Dropout))
+    other.p = float(torch.tensor(0.1, dtype=torch.bfloat16))
+    assert rebuilding._first_difference(model, twin) is None
+    other.p = 0.11
+    assert "p=0.11, in the model 0.1" in str(rebuilding._first_difference(model, twin))
