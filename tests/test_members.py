@@ -147,7 +147,7 @@ def test_transformers(model_type, tmp_path):
     """A third of all types: text, vision, sound, several of them, experts."""
     model = shrunk(model_type).double()
     name = next(iter(inspect.signature(model.forward).parameters))
-    view = describe(model, example={name: torch.zeros(1)})  # which is not run
+    view = describe(model, example={name: torch.zeros(1)})  # which it does not take
     reinit_(view)
     check_blocks_are_orthogonal(view)
     check_checkpoint(view, tmp_path / "out", into=shrunk(model_type).double())

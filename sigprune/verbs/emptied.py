@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -132,9 +133,12 @@ def empty_blocks(weight: Weight, values: Tensor) -> tuple[int, ...]:
 def _is_cut(view: View, mask: Mask) -> bool:
     if sum(p.numel() for p in view.module.parameters()) > FOLLOWED:
         return False
+    with suppress(Exception):  # whatever a model raises for its example, or in a backward pass
+        if responds(view, mask):
+            return False
     try:
-        return not (responds(view, mask) or connected(view, mask))
-    except Exception:  # integers only, no forward-mode derivative, or what a model raises for this example
+        return not connected(view, mask)
+    except Exception:  # integers only, no forward-mode derivative, or an example that it does not take
         return False
 
 

@@ -88,7 +88,8 @@ def test_frozen_parameters_are_scored_as_others(name):
     assert all(torch.equal(frozen[n], expected[n]) for n in expected)
 
 
-def test_snip_is_the_effect_of_removal():
+@pytest.mark.parametrize("most", [20, pytest.param(10**9, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_snip_is_the_effect_of_removal(most):
     """|w dL/dw| summed over batches before the absolute value, in eval mode with fresh statistics."""
     view = small_views()["conv"]
     view.module.norm1.running_mean.add_(3.0)  # the stored statistics must not matter
@@ -97,7 +98,7 @@ def test_snip_is_the_effect_of_removal():
     ranked = scores.get("snip").score(problem(view, data=data))
     for name in view.prunable:
         found = ranked[name].double().flatten()
-        entries = torch.randperm(len(found), generator=generator(0, "test", name))[:20]
+        entries = torch.randperm(len(found), generator=generator(0, "test", name))[:most]
         reference = snip_by_removal(view.module, name, data, entries.tolist())
         torch.testing.assert_close(found[entries], reference, rtol=1e-3, atol=1e-6)
 

@@ -115,9 +115,9 @@ def test_channels_and_sizes_are_adapted_as_ever(folder: Path) -> None:
 
 
 def test_what_only_a_factory_of_timm_takes_is_a_parameter_too() -> None:
-    plain, narrow = (
+    plain, deep = (
         open_model("timm:mobilenetv3_small_050", args=args) for args in ({}, {"depth_multiplier": 2.0})
     )
-    assert len(list(narrow.modules())) > len(list(plain.modules()))
+    assert len(list(deep.modules())) > len(list(plain.modules()))
     with pytest.raises(BadInput, match="depth_multiplier: expected a number"):
         open_model("timm:mobilenetv3_small_050", args={"depth_multiplier": "../x"})

@@ -231,13 +231,14 @@ def test_buffers_that_follow_the_last_input_are_no_difference(tmp_path: Path) ->
 
 
 def test_rates_that_were_spread_in_another_dtype_are_no_difference(tmp_path: Path) -> None:
-    """transformers spreads the rates of DropPath over the layers in the dtype that it builds a model in."""
-    model = opened("transformers:vit")
-    (first, *_) = (module for module in model.modules() if isinstance(module, nn.Dropout))
-    first.p = 0.1
-    twin = copy.deepcopy(model)
-    (other, *_) = (module for module in twin.modules() if isinstance(module, nn.Dropout))
-    other.p = float(torch.tensor(0.1, dtype=torch.bfloat16))
-    assert rebuilding._first_difference(model, twin) is None
-    other.p = 0.11
-    assert "p=0.11, in the model 0.1" in str(rebuilding._first_difference(model, twin))
+    """Those of DropPath, in bfloat16; another rate is a difference, and so is any other setting."""
+    args = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2]}
+    model = open_model("transformers:swinv2", args={**args, "window_size": 2, "num_labels": 3})
+    prove(describe(model.to(torch.bfloat16)), tmp_path)
+    (rate, *_) = (module for module in model.modules() if getattr(module, "drop_prob", None))
+    rate.drop_prob = float(torch.tensor(rate.drop_prob, dtype=torch.bfloat16))
+    prove(describe(model), tmp_path)
+    rate.drop_prob *= 1.1
+    with pytest.raises(BadInput, match="has drop_prob="):
+        prove(describe(model), tmp_path)
+    assert not rebuilding._same_setting("layer_norm_eps", 0.1, 0.1001)
