@@ -13,7 +13,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import timm
@@ -97,22 +96,23 @@ class Row:
     kinds: frozenset[str]
 
 
-@cache
-def timm_row(name: str) -> Row:
-    """An architecture of timm on the meta device."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm's own deprecations
-        model = timm.create_model(name, device="meta")
-    return _row(type(model).__module__.rpartition(".")[2], model)
+def timm_rows(module: str) -> list[Row]:
+    """The architectures of a module of timm, on the meta device."""
+    rows = []
+    for name in timm.list_models(module=module):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm's own deprecations
+            model = timm.create_model(name, device="meta")
+        rows.append(_row(name, module, model))
+    return rows
 
 
-@cache
 def transformers_row(model_type: str) -> Row:
     """A small model of a type of transformers; every entry is visited."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside transformers
         model = shrunk(model_type)
-    row = _row(str(model.main_input_name), model)
+    row = _row(model_type, str(model.main_input_name), model)
     for weight in survey(model).weights:
         visits = torch.zeros(weight.shape)
         for block in weight.layout.blocks(visits):
@@ -121,10 +121,14 @@ def transformers_row(model_type: str) -> Row:
     return row
 
 
-def _row(family: str, module: nn.Module) -> Row:
+def _row(name: str, family: str, module: nn.Module) -> Row:
     found, parameters = survey(module), dict(module.named_parameters())
     every = dict(module.named_parameters(remove_duplicate=False))
-    _check(found.weights, found.skipped, every)
+    try:
+        _check(found.weights, found.skipped, every)
+    except AssertionError as error:
+        error.add_note(f"in {name}")
+        raise
     return Row(
         family,
         sum(p.numel() for p in parameters.values()),
@@ -159,16 +163,23 @@ def check_blocks(weight: Weight, tensor: torch.Tensor) -> None:
         assert fan_out(tuple(block.shape)) == out * math.prod(kernel)
 
 
-def page() -> str:
-    """``docs/coverage.md``."""
-    names = timm.list_models()
+def timm_table(rows: Iterable[Row]) -> str:
+    return _table("module", rows)
+
+
+def transformers_table(rows: Iterable[Row]) -> str:
+    return _table("main input", rows)
+
+
+def page(timm_table: str, transformers_table: str) -> str:
+    """``docs/coverage.md`` with these tables."""
     return _PAGE.format(
         version=timm.__version__,
-        architectures=len(names),
-        timm=_table("module", map(timm_row, names)),
+        architectures=len(timm.list_models()),
+        timm=timm_table,
         known=len(TYPES),
         types=len(MODEL_MAPPING_NAMES),
-        transformers=_table("main input", map(transformers_row, TYPES)),
+        transformers=transformers_table,
         left_out="; ".join(f"`{name}` ({why})" for name, why in sorted(LEFT_OUT.items())),
         reviewed="\n".join(f"- {reason}: {why}" for reason, why in REVIEWED.items()),
         others="\n".join(f"- other, `{name}`: {why}" for name, why in OTHERS.items()),
@@ -204,4 +215,6 @@ def _short(count: int) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    rows = (row for module in timm.list_modules() for row in timm_rows(module))
+    tables = timm_table(rows), transformers_table(map(transformers_row, TYPES))
+    PAGE.write_text(page(*tables), encoding="utf-8")

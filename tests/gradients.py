@@ -26,7 +26,8 @@ class Pass:
     """
 
     def __init__(self, view: View) -> None:
-        leaves = {w.name: view.params()[w.name].clone().requires_grad_() for w in view.weights}
+        params = view.params()
+        leaves = {w.name: params[w.name].clone().requires_grad_() for w in view.weights}
         outputs: list[object] = []
         called: set[str] = set()
 
@@ -40,13 +41,10 @@ class Pass:
                 stack.callback(handle.remove)
             self.output = replace(view, read_output=read).forward(leaves, view.example)
         self.gradients = _gradients(self.output.square().mean(), leaves)
+        without = {name: leaf for name, leaf in leaves.items() if name not in self.gradients}
         others = [t.sum() for t in _floats(outputs[0]) if t.requires_grad]
-        elsewhere = _gradients(sum(others, torch.zeros(())), leaves)
-        self.apart = {
-            name
-            for name in leaves.keys() - self.gradients.keys()
-            if name in elsewhere or _owner(name) not in called
-        }
+        elsewhere = _gradients(sum(others, torch.zeros(())), without) if without else {}
+        self.apart = {name for name in without if name in elsewhere or _owner(name) not in called}
 
     def silent(self, view: View) -> list[str]:
         """The weights with no gradient, or one of zeros, that are not apart."""

@@ -5,6 +5,8 @@ torchrun --nproc-per-node 2 tests/scoring_together.py FOLDER
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -83,12 +85,39 @@ def refused(rank: int) -> str:
     return ""
 
 
-if __name__ == "__main__":
+def score(folder: str) -> None:
+    """What this process finds, as a file of its rank."""
     torch.set_num_threads(1)
     together = Accelerator(cpu=True)
     rank, count = together.process_index, together.num_processes
     torch.save(
-        {**found(rank, count), "refused": refused(rank), "routed": routed(rank)},
-        Path(sys.argv[1]) / f"{rank}.pt",
+        {**found(rank, count), "refused": refused(rank), "routed": routed(rank)}, Path(folder) / f"{rank}.pt"
     )
     together.end_training()
+
+
+def fork(folder: str, count: int) -> None:
+    """The same in forks of this process, with the variables that a launcher sets.
+
+    Raises:
+        SystemExit: one of them failed.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if not child:
+            os.environ |= {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+            score(folder)
+            return
+        children.append(child)
+    if any(os.waitpid(child, 0)[1] for child in children):
+        sys.exit("a process failed")
+
+
+if __name__ == "__main__":
+    score(sys.argv[1])

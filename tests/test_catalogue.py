@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from tests.catalogue import PAGE, TYPES, page, timm_row, transformers_row
+from tests.catalogue import PAGE, TYPES, page, timm_rows, timm_table, transformers_row, transformers_table
 from tests.test_shrinking import VERSION
 
 NEWEST = pytest.mark.skipif(
@@ -14,25 +16,32 @@ NEWEST = pytest.mark.skipif(
 )
 
 
+TEXT = PAGE.read_text(encoding="utf-8")
+STALE = "the page says something else; run: python -m tests.catalogue"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", timm.list_models())
-def test_timm(name):
-    row = timm_row(name)
-    assert 0.5 < row.in_weights / row.parameters <= 1
+@pytest.mark.parametrize("module", timm.list_modules())
+def test_timm(module):
+    rows = timm_rows(module)
+    assert all(0.5 < row.in_weights / row.parameters <= 1 for row in rows)
+    (*_, line) = timm_table(rows).splitlines()
+    assert line in TEXT.splitlines(), STALE
 
 
 @NEWEST
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", TYPES)
-def test_transformers(model_type):
-    row = transformers_row(model_type)
-    assert 0 < row.in_weights <= row.parameters
+def test_transformers():
+    rows = [transformers_row(model_type) for model_type in TYPES]
+    assert all(0 < row.in_weights <= row.parameters for row in rows)
+    assert transformers_table(rows) in TEXT, STALE
 
 
 @NEWEST
-@pytest.mark.slow
-def test_the_page_tells_the_truth():
-    assert page() == PAGE.read_text(encoding="utf-8"), "run: python -m tests.catalogue"
+def test_the_page_has_a_row_for_each_module_and_nothing_else():
+    of_timm, of_transformers = re.findall(r"^\|.*\|$(?:\n\|.*\|$)*", TEXT, re.MULTILINE)
+    assert page(of_timm, of_transformers) == TEXT, STALE
+    assert re.findall(r"^\| (\w+) \| \d", of_timm, re.MULTILINE) == sorted(timm.list_modules())
 
 
 @NEWEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from sigprune.families.adapters import adapters
 from sigprune.recipe import Recipe, load_recipe, parse_recipe
 from sigprune.verbs.checkpoint import load
 from tests.networks import mlp
+from tests.sharing import shared
 
 FILES = {
     "README.md", "config.json", "figures/gains.png", "figures/singular_values.png", "figures/sparsity.png",
@@ -61,8 +63,13 @@ def files(folder: Path) -> set[str]:
 @pytest.fixture(scope="module", params=list(MODELS))
 def finished(request, tmp_path_factory) -> tuple[str, Path, Report]:
     """(library, folder, report) of one run."""
-    folder = tmp_path_factory.mktemp("runs") / request.param
-    return request.param, folder, run(recipe(request.param), folder)
+
+    def make(place: Path) -> None:
+        report = run(recipe(request.param), place / "run")
+        (place / "report.pickle").write_bytes(pickle.dumps(report))
+
+    place = shared(tmp_path_factory, f"run-{request.param}", make)
+    return request.param, place / "run", pickle.loads((place / "report.pickle").read_bytes())
 
 
 def test_a_run_writes_everything_and_says_what_happened(finished):
@@ -90,6 +97,7 @@ def test_the_report_says_what_each_part_started_from(finished):
     assert f"| heads | 1 | orthogonal (gain 1.0) | {rows['heads']['reason']} |" in card
 
 
+@pytest.mark.slow
 def test_a_fresh_head_on_kept_weights_and_standardised_weights(tmp_path):
     """NFNet: what its convolutions use has one singular value each, and zeros do not stay zeros in it."""
     args = {"in_chans": 1}
@@ -262,6 +270,7 @@ def test_data_without_a_test_split(tmp_path):
     assert "accuracy means nothing" in (tmp_path / "noise" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_every_mode_of_batchnorm_scores_and_is_measured(tmp_path):
     """Fresh networks have fresh statistics, so that only the score of ``batch`` differs."""
     model = {"ref": "timm:test_resnet", "args": {"in_chans": 1}}

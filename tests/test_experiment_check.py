@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -29,6 +31,7 @@ from sigprune.experiment_setting import open_setting
 from sigprune.recipe import Recipe, parse_recipe
 from sigprune.recipe_sections import Check
 from sigprune.values.mask import Mask
+from tests.sharing import shared
 
 
 def recipe(**prune: object) -> Recipe:
@@ -43,8 +46,12 @@ def recipe(**prune: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, dict[str, object]]:
-    return {str(row["variant"]): row for row in check(recipe(), SilentProgress())}
+def rows(tmp_path_factory) -> dict[str, dict[str, object]]:
+    def make(place: Path) -> None:
+        found = {str(row["variant"]): row for row in check(recipe(), SilentProgress())}
+        (place / "rows.pickle").write_bytes(pickle.dumps(found))
+
+    return pickle.loads((shared(tmp_path_factory, "variants", make) / "rows.pickle").read_bytes())
 
 
 def test_recipes_and_the_command_know_the_same_variants():

@@ -248,6 +248,7 @@ def test_bad_input_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_may_start_afresh(tmp_path):
     """A head that the caller asks for, and nothing else; code that is not needed is not run either."""
     hub = tmp_path / "models" / "someone"

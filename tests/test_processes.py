@@ -11,34 +11,33 @@ import pytest
 import torch
 
 from sigprune.base import processes
+from tests.hub import client, running
 from tests.scoring_together import SCORES, found
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["2 forks", pytest.param("torchrun", marks=pytest.mark.slow)])
 def together(request, tmp_path_factory) -> list[dict[str, object]]:
-    """What each process of a launcher found."""
-    folder = tmp_path_factory.mktemp("together")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(request.param),
-    ]
-    done = subprocess.run(
-        [*launch, "tests/scoring_together.py", str(folder)],
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
+    """What each process found: of two that are forked (importing takes seconds), or of a launcher's four."""
+    folder, count = tmp_path_factory.mktemp("together"), 2 if request.param == "2 forks" else 4
+    if request.param == "2 forks":
+        code = "import sys; from tests.scoring_together import fork; fork(sys.argv[1], 2)"
+        with running(tmp_path_factory.mktemp("hub")) as hub:  # unused, but it has a process that is forked
+            done = client(hub.environment, code, str(folder))
+    else:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        done = subprocess.run(
+            [sys.executable, *torchrun, "tests/scoring_together.py", str(folder)],
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=3600,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -38,16 +38,16 @@ HOMES = {
 
 
 @cache
-def imports(path: Path) -> set[str]:
+def imports(path: Path) -> frozenset[str]:
     """Every module imported anywhere in a file, inside functions too."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module}
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def layer(parts: tuple[str, ...]) -> int:

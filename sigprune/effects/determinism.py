@@ -19,17 +19,22 @@ def deterministic(device: torch.device, *, full_precision: bool = False) -> Iter
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, tf32 = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    benchmark = torch.backends.cudnn.benchmark
+    exact = full_precision and device.type == "cuda"
+    tf32 = exact and torch.backends.cudnn.allow_tf32  # torch 2.9 warns whoever reads it
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     try:
         if device.type == "cuda" and workspace is None:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS is not deterministic
         torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = tf32 and not full_precision
+        if exact:
+            torch.backends.cudnn.allow_tf32 = False
         torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
+        torch.backends.cudnn.benchmark = benchmark
+        if exact:
+            torch.backends.cudnn.allow_tf32 = tf32
         if device.type == "cuda" and workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -75,8 +75,10 @@ def draw_signal(moments: Sequence[Moment], folder: str | Path) -> tuple[str, ...
 def _save(make: Callable[[T], Figure], facts: T, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.style.context(["default", dict(STYLE)]):
-        FigureCanvasAgg(figure := make(facts))
-        figure.savefig(path, dpi=160, metadata={"Software": None})
+        canvas = FigureCanvasAgg(figure := make(facts))
+        figure.set_dpi(160)
+        # draws once; savefig draws twice, for the layout
+        canvas.print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
 
 
 def layer_sparsity(report: Report) -> Figure:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.errors import BadInput
+from sigprune.base.errors import BadInput, one_line
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.taps import INPUT, OUTPUT, first_tensor, moving, reading
@@ -78,6 +78,8 @@ def jacobian(
     The continuous input is the image, or the embedded tokens of a token model. Examples must not see each
     other, so BatchNorm must not use batch statistics, unless the batch is taken as one ``joint`` example.
     Each product with a vector costs one backward pass (``rmatmat``) or one forward-mode pass (``matmat``).
+    Where a part of the network has no forward-mode derivative, or none that can be batched, the derivative
+    of a backward pass takes its place.
     The map is that of the parameters at the time of the call.
 
     Memory: the graph of a forward pass, kept as long as the operator, and the products that are batched.
@@ -261,6 +263,35 @@ class _Part:
         product: Tensor = torch.func.jvp(self.run, (self.point,), (vectors.reshape(self.point.shape),))[1]
         return product.detach().reshape(self.maps, -1)
 
+    def twice_backward(self, vectors: Tensor) -> Tensor:
+        """(k, examples, inputs) -> (k, maps, outputs): Jᵀu is linear in u, and its derivative is Jᵀ again.
+
+        Raises:
+            BadInput: a backward pass cannot be differentiated, or says something else than its derivative.
+        """
+        graph = self.linearise()
+        products: list[Tensor] = []
+        with differentiable(), torch.enable_grad():
+            u = torch.ones_like(graph.output, requires_grad=True)
+            try:
+                (pulled,) = torch.autograd.grad(graph.output, graph.leaf, u, create_graph=True)
+                for one in vectors.reshape(-1, *pulled.shape):
+                    products += torch.autograd.grad(pulled, u, one, retain_graph=True)
+            except RuntimeError as error:
+                raise BadInput(f"{_NO_MATMAT}: {one_line(error)}") from error
+        for one, product in zip(vectors, products, strict=True):  # ⟨u, J v⟩ = ⟨Jᵀu, v⟩
+            terms = (u * product).detach().double(), (pulled.flatten() * one.flatten()).detach().double()
+            bound = 100 * torch.finfo(u.dtype).eps * sum(float(term.abs().sum()) for term in terms)
+            if abs(float(terms[0].sum() - terms[1].sum())) > bound:
+                raise BadInput(f"{_NO_MATMAT}: its derivative disagrees with it")
+        return torch.stack(products).reshape(len(vectors), self.maps, -1)
+
+
+_NO_MATMAT = (
+    "a part of the network has no forward-mode derivative (an autograd.Function without jvp?), and its "
+    "backward pass cannot be differentiated, so that J v is unknown"
+)
+
 
 @dataclass(eq=False)
 class GraphSize:
@@ -379,9 +410,19 @@ def _operator(parts: list[_Part], graph: _Graph, at_once: int) -> Operator:
 
         return _in_parts(reverse_modes, reverse_mode, cotangents, at_once)
 
+    forward_mode = True
+
     def forward(part: _Part, vectors: Tensor) -> Tensor:
-        with differentiable():
-            return _in_parts(torch.func.vmap(part.forward_mode), part.forward_mode, vectors, at_once)
+        nonlocal forward_mode
+        if forward_mode:
+            try:
+                with differentiable():
+                    return _in_parts(torch.func.vmap(part.forward_mode), part.forward_mode, vectors, at_once)
+            except (RuntimeError, NotImplementedError) as error:
+                if not lacks_forward_mode(error):
+                    raise
+                forward_mode = False
+        return part.twice_backward(vectors)
 
     def over_parts(product: Callable[[_Part, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def of_all(vectors: Tensor) -> Tensor:
@@ -393,6 +434,12 @@ def _operator(parts: list[_Part], graph: _Graph, at_once: int) -> Operator:
     return Operator(
         (outputs, inputs), maps, over_parts(forward), over_parts(backward), output.dtype, output.device
     )
+
+
+def lacks_forward_mode(error: RuntimeError | NotImplementedError) -> bool:
+    """Whether torch says that a function has no forward-mode derivative, or none that can be batched."""
+    text = str(error)
+    return any(word in text for word in ("forward AD", "forward mode AD", "jvp", "vmap", "functorch"))
 
 
 def _in_parts(

@@ -14,7 +14,7 @@ from sigprune.base.seeds import generator
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.gains import Profile, StageGain
-from sigprune.values.operator import differentiable, expect_finite, recording_graph, split
+from sigprune.values.operator import differentiable, expect_finite, lacks_forward_mode, recording_graph, split
 from sigprune.values.taps import Tap, reading_all
 from sigprune.values.view import View, expect_view
 
@@ -230,7 +230,7 @@ def _forward(view: View, batch: Batch, looked: _Looked, directions: _Directions)
         for probe in directions.at(point, "input"):
             products.append(_squares(torch.func.jvp(run, (point,), (probe,))[1], len(batch)))
     except (RuntimeError, NotImplementedError) as error:
-        if "forward" not in str(error) and "jvp" not in str(error):
+        if not lacks_forward_mode(error):
             raise
         return {}, 0, f"no forward-mode derivative, only backward gains are known: {one_line(error)}"
     return _stacked(products), point[0].numel(), ""

@@ -195,11 +195,22 @@ def _shares(view: View, params: Tensors, leaves: Tensors, draw: str, sources: Te
 
 
 @contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """As ``torch.backends.cudnn.flags(enabled=False)``, which changes other settings too."""
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
+
+
+@contextmanager
 def _followed() -> Iterator[None]:
     """Tangents that follow paths; zeros stay exact (no Fourier or Winograd convolution)."""
     with (
         global_stream(0, "paths"),
-        torch.backends.cudnn.flags(enabled=False),
+        _without_cudnn(),
         torch.enable_grad(),
         differentiable(),
         forward_ad.dual_level(),

@@ -218,7 +218,8 @@ def test_jacobians_are_those_without_checkpointing(run):
     plain, other = (jacobian(v, x, params=halved(v)) for v in (view_of(plainly), view_of(run)))
     vectors, cotangents = torch.eye(6)[:, None].expand(6, 3, 6), torch.eye(4)[:, None].expand(4, 3, 4)
     for _ in range(2):
-        assert torch.equal(other.matmat(vectors.double()), plain.matmat(vectors.double()))
+        expected = plain.matmat(vectors.double())
+        torch.testing.assert_close(other.matmat(vectors.double()), expected, rtol=1e-12, atol=1e-14)
         assert torch.equal(other.rmatmat(cotangents.double()), plain.rmatmat(cotangents.double()))
     assert bool(plain.matmat(vectors.double()).any())
 
@@ -227,6 +228,12 @@ def test_jacobians_are_those_without_checkpointing(run):
 def test_profiles_are_those_without_checkpointing(run):
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     plain, other = (profile(v, x, probes=2) for v in (view_of(plainly), view_of(run)))
+    if other.notes and hasattr(torch.utils.checkpoint, "_NoopSaveInputs"):  # of older versions of torch
+        assert "no forward-mode derivative" in str(other.notes)
+        plain, other = (
+            [(stage.stage, stage.backward, stage.activation) for stage in found.stages]
+            for found in (plain, other)
+        )
     assert other == plain
 
 

@@ -130,7 +130,7 @@ def client(
         fresh: the libraries must not be imported yet, for what counts is set before.
     """
     shared = _PORTS and environment["HF_ENDPOINT"].endswith(f":{_PORTS[0]}")
-    if shared and not fresh and "HF_HUB_OFFLINE" not in environment:
+    if shared and not fresh:
         return forking.run(environment, code, arguments, folder, 3600)
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, cwd=folder,

@@ -9,6 +9,7 @@ set and leave behind dies with the fork.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -19,8 +20,10 @@ import traceback
 from functools import cache
 from pathlib import Path
 
-LATE = frozenset({"HF_TOKEN", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"})
-"""Environment variables that are read when they are needed, not when a library is imported."""
+from huggingface_hub import constants
+
+LATE = frozenset({"GOMP_SPINCOUNT", "HF_HUB_OFFLINE", "HF_TOKEN", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"})
+"""Environment variables that are read when they are needed (HF_HUB_OFFLINE: set again in the fork)."""
 
 
 def run(
@@ -68,6 +71,7 @@ def _end(server: subprocess.Popen[str]) -> None:
 def _serve() -> None:
     """Read one line per piece of code, and answer with how it ended."""
     _import()
+    gc.freeze()  # collecting garbage in a fork would copy every page that it looks at
     for line in sys.stdin:
         asked = json.loads(line)
         child = os.fork()
@@ -99,6 +103,8 @@ def _obey(asked: dict) -> int:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(asked["environment"])
+    # read when huggingface_hub is imported, but kept in this one place, which the other libraries ask
+    constants.HF_HUB_OFFLINE = "HF_HUB_OFFLINE" in os.environ
     os.chdir(asked["folder"])
     sys.argv = ["-c", *asked["arguments"]]
     module = type(sys)("__main__")

@@ -10,7 +10,7 @@ from sigprune.base.seeds import generator
 from sigprune.values.operator import jacobian, recording_graph
 from sigprune.verbs.measuring import measure
 from sigprune.verbs.opening import describe
-from tests.networks import labelled, small_views
+from tests.networks import labelled, seeded, small_views
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
@@ -146,6 +146,62 @@ def test_forward_mode_through_attention():
 
 def dense_jacobian(function, x):
     return torch.autograd.functional.jacobian(function, x)
+
+
+class Cube(torch.autograd.Function):
+    """x³, with a backward pass alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 3 * ctx.saved_tensors[0] ** 2 * grad
+
+
+class CubeOnce(Cube):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return Cube.backward(ctx, grad)
+
+
+class CubeCut(Cube):
+    """Its gradient has no path to what it is computed from."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Cube.backward(ctx, grad) + 0.5 * grad.detach()
+
+
+class Cubed(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.last, self.function = torch.nn.Linear(4, 5), torch.nn.Linear(5, 3), function
+
+    def forward(self, x):
+        return self.last(self.function.apply(self.first(x)))
+
+
+def test_parts_without_a_forward_mode_derivative_are_differentiated_twice_backward():
+    view = describe(seeded(Cubed(Cube)).double())
+    x = torch.randn(2, 4, dtype=torch.float64)
+    operator = jacobian(view, x)
+    first, last = view.module.first, view.module.last
+    for _ in range(2):
+        found = operator.matmat(torch.eye(4, dtype=torch.float64)[:, None].expand(4, 2, 4))
+        for example, vectors in zip(x, found.transpose(0, 1), strict=True):
+            expected = last.weight @ torch.diag(3 * first(example) ** 2) @ first.weight
+            torch.testing.assert_close(vectors.T, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("function", [CubeOnce, CubeCut])
+def test_backward_passes_that_cannot_be_differentiated_are_told(function):
+    operator = jacobian(describe(seeded(Cubed(function))), torch.randn(2, 4))
+    with pytest.raises(BadInput, match=r"no forward-mode derivative .* J v is unknown: "):
+        operator.matmat(torch.randn(3, 2, 4))
 
 
 def test_layer_to_layer_maps_against_dense_jacobians():

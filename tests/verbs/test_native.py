@@ -232,7 +232,9 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "order", ["transformers first", pytest.param("sigprune first", marks=pytest.mark.slow)]
+)
 def test_either_import_may_come_first(order: str) -> None:
     code = (
         f"{ORDERS[order]}\n"
