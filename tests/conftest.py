@@ -1,4 +1,7 @@
-"""What every test starts from: one thread (the same numbers everywhere), no network, no signal ignored."""
+"""What every test starts from: one thread (the same numbers everywhere), no network, no signal ignored.
+
+torch is imported late: pytest-xdist loads this file in the process that hands out the tests, too.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ import threading
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # of the processes that tests start, too
 
 import pytest
-import torch
-
-torch.set_num_threads(1)  # at once: fixtures of modules run before those of functions
 
 # A shell without job control starts what it puts into the background with SIGINT ignored, and an ignored
 # signal is inherited: no test of Ctrl-C, in this process or in its children, would mean anything.
@@ -27,6 +28,9 @@ if threading.current_thread() is threading.main_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    assert torch.get_num_threads() == 1
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

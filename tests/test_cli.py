@@ -342,6 +342,7 @@ def test_spectrum_says_what_it_wrote(capsys, tmp_path):
     assert said in err.splitlines()
 
 
+@pytest.mark.slow
 def test_spectrum_compares_any_value_of_the_recipe(capsys):
     start = ["spectrum", "timm:test_resnet", "--examples", "2", "--size", "32", "--json"]
     code, out, _ = call(capsys, *start, "--compare", "init.gates=open,keep")
@@ -439,6 +440,7 @@ def test_run_says_what_came_out_and_where_it_is(finished):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_is_replaced_only_on_request(finished, capsys, monkeypatch):
     place, _ = finished
     monkeypatch.chdir(place)

@@ -124,6 +124,7 @@ def test_a_fresh_head_on_kept_weights_and_standardised_weights(tmp_path):
     assert changed <= {"head.fc.weight", *fresh_names(kept)}
 
 
+@pytest.mark.slow
 def test_calibration_scales_to_isometry_and_restoration_aims_at_what_it_found(tmp_path):
     report = run(recipe("timm", init={"calibrate": 1.0}, train={"epochs": 0}, baselines=[]), tmp_path / "run")
     first, second = report.facts["calibration"]
@@ -207,6 +208,11 @@ def test_dense_and_packed_files_hold_the_same_network(finished):
     assert zeros >= checkpoint.mask.total - checkpoint.mask.kept
 
 
+@pytest.mark.parametrize(
+    "finished",
+    ["torch", *(pytest.param(library, marks=pytest.mark.slow) for library in ("timm", "transformers"))],
+    indirect=True,
+)
 def test_equal_recipes_give_equal_bits(finished, tmp_path):
     """Whatever the state of torch's own generators; all but the report's timing."""
     library, folder, report = finished
@@ -297,6 +303,7 @@ class Listener:
         yield lambda done, total: told.append((done, total))
 
 
+@pytest.mark.slow
 def test_long_steps_tell_how_far_they_are(tmp_path):
     listener = Listener()
     changed = recipe("torch", prune={"score": "snip", "batches": 3, "batch_size": 8})
@@ -401,7 +408,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, changes, error, message):
         assert not any(title.startswith("train") for title in listener.steps)
 
 
-@pytest.mark.parametrize("lr", [1e18, 1e9])
+@pytest.mark.parametrize("lr", [1e9, pytest.param(1e18, marks=pytest.mark.slow)])
 def test_a_diverged_training_keeps_the_mask_and_what_was_measured(tmp_path, lr):
     """What is kept is the network before training: its mask can be used again, and its report says why."""
     out, kept = tmp_path / "a" / "out", tmp_path / "a" / "out-diverged"
@@ -425,6 +432,7 @@ def test_a_diverged_training_keeps_the_mask_and_what_was_measured(tmp_path, lr):
         run(wild, out)
 
 
+@pytest.mark.slow
 def test_an_earlier_result_survives_a_diverged_training(tmp_path):
     run(recipe("torch"), tmp_path / "out")
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
@@ -433,6 +441,7 @@ def test_an_earlier_result_survives_a_diverged_training(tmp_path):
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_dense_baseline_that_diverges_costs_no_sparse_network(tmp_path, monkeypatch):
     inner = experiment_steps.fit
 
@@ -492,6 +501,7 @@ def test_a_costly_measurement_is_taken_at_fewer_examples_and_says_so(tmp_path):
     assert "measure.max_seconds=0.0001" in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_fresh_classifier_that_nothing_trained_is_not_evaluated(tmp_path, capsys):
     """Its accuracy is that of chance; a network that was trained before is evaluated without training too."""
     run(recipe("transformers", baselines=[]), tmp_path / "trained")

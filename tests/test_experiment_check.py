@@ -120,7 +120,7 @@ def test_corrupted_examples():
     ("prune", "skipped"),
     [
         ({"score": "magnitude"}, {"random labels", "shuffled pixels", "half the data"}),
-        ({"objective": "uniform"}, {"random labels"}),
+        pytest.param({"objective": "uniform"}, {"random labels"}, marks=pytest.mark.slow),
     ],
 )
 def test_variants_that_change_nothing_are_left_out(prune, skipped):
@@ -129,6 +129,7 @@ def test_variants_that_change_nothing_are_left_out(prune, skipped):
     assert all(row["skipped"] and row["kept"] is None for row in rows if "skipped" in row)
 
 
+@pytest.mark.slow
 def test_means_over_seeds(rows):
     other = check(recipe().model_copy(update={"seed": 1}), SilentProgress(), variants=["shuffled"])[1]
     alone = [rows["shuffled"], other]

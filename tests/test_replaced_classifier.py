@@ -33,7 +33,11 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 WHY = "the pretrained weights have 7 classes, and 10 were asked for"
 
 
-@pytest.mark.parametrize("folder", [("transformers", 7), ("transformers", 10)], indirect=True)
+@pytest.mark.parametrize(
+    "folder",
+    [("transformers", 7), pytest.param(("transformers", 10), marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_a_run_says_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--pretrained", "--epochs", "0", "--quiet", "--score", "random"]
     for setting in ("init.method=null", "isometry=null", "measure.examples=1", "baselines=[]"):

@@ -131,7 +131,7 @@ def test_synflow_is_conserved_layer_by_layer():
     torch.testing.assert_close(ranked[0].sum(1), ranked[1].sum(0))
 
 
-@pytest.mark.parametrize("sparsity", [0.3, 0.9])
+@pytest.mark.parametrize("sparsity", [pytest.param(0.3, marks=pytest.mark.slow), 0.9])
 def test_masks_equal_those_of_naive_references(sparsity):
     """SNIP, SynFlow and magnitude: float64 definitions, full sort, the same entries kept."""
     view = describe(seeded(mlp((6, 9, 9, 4), activation=nn.ReLU)))

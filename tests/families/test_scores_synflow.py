@@ -184,10 +184,17 @@ def mobile(activation: type[nn.Module]) -> View:
     return describe(seeded(module), example=torch.zeros(1, 3, 8, 8))
 
 
+class Relu6(nn.Module):
+    """The function: nn.ReLU6 calls hardtanh."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu6(x)
+
+
 def test_bounds_of_activations_do_not_stop_the_flow():
     """ReLU6 and hardtanh pass it on as ReLU does; all weights but the last had none."""
     expected = flow(mobile(nn.ReLU))
-    for bounded in (nn.ReLU6, nn.Hardtanh):
+    for bounded in (nn.ReLU6, nn.Hardtanh, Relu6):
         for name, values in flow(mobile(bounded)).items():
             torch.testing.assert_close(values, expected[name], rtol=1e-12, atol=0)
 

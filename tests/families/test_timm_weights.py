@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -105,6 +106,41 @@ def test_only_a_classifier_that_is_asked_for_starts_afresh(folder: Path, lie: st
     assert model.num_classes == classes
     if classes:
         assert tuple(model.state_dict()["fc.weight"].shape) == (classes, own["fc.weight"].shape[1])
+
+
+def test_the_loader_of_a_class_is_not_taken(tmp_path: Path) -> None:
+    """With custom_load timm calls VisionTransformer.load_pretrained, which reads archives of numpy."""
+    model = adapters.get("timm").build("test_vit", {"num_classes": CLASSES})
+    adapters.get("timm").write_config(model, tmp_path)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    configure(tmp_path, LIES["custom_load"])
+    assert digest(open_model(str(tmp_path), pretrained=True).state_dict()) == digest(model.state_dict())
+
+
+def test_tensors_that_timm_does_not_take_over_are_missed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever timm leaves as drawn beside a classifier of another size is not accepted."""
+    create = timm.create_model
+
+    def forgetful(*args: object, **options: object) -> nn.Module:
+        model = create(*args, **options)
+        if model.num_classes == 3:
+            nn.init.normal_(model.layer1[0].conv1.weight)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", forgetful)
+    with pytest.raises(BadInput, match=r"layer1\.0\.conv1\.weight is not taken over"):
+        open_model(str(folder), pretrained=True, args={"num_classes": 3})
+
+
+def test_a_file_of_as_many_classes_as_were_read_in_its_configuration(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should timm read another number there, the weights would be loaded without their classifier."""
+    monkeypatch.setattr(adapters.get("timm"), "_classes", lambda *_: CLASSES + 1)
+    with pytest.raises(BadInput, match=f"expected {CLASSES + 1} classes, got {CLASSES}"):
+        open_model(str(folder), pretrained=True)
 
 
 def test_channels_and_sizes_are_adapted_as_ever(folder: Path) -> None:

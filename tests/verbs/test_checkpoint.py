@@ -336,7 +336,7 @@ def test_a_folder_in_use_is_refused(saved: Path) -> None:
     assert (saved / PACKED).read_bytes() == before
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x80])
+@pytest.mark.parametrize("flip", [0x01, pytest.param(0x80, marks=pytest.mark.slow)])
 def test_no_flipped_byte_goes_unnoticed(saved: Path, flip: int) -> None:
     content = (saved / PACKED).read_bytes()
     for place in range(len(content)):

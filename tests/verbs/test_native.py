@@ -203,6 +203,7 @@ assert not any(name.startswith("sigprune") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_without_the_plug_in_the_packed_file_is_refused(tmp_path: Path) -> None:
     """Never random weights in silence: its parts have shapes that no parameter has."""
     places = []
