@@ -158,7 +158,7 @@ def test_the_make_targets_are_the_commands_of_the_readme():
     assert "-m pytest" in tests
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert [line for line in ci.splitlines() if line.startswith("make ")] == [
-        "make test", "make check", "make test-long",
+        "make test", "make check", "make test-oldest",
     ]  # fmt: skip
     for target in ("make demo", "make test"):
         assert f"`{target}`" in README
