@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,35 +101,40 @@ def timm_rows(module: str) -> list[Row]:
     """The architectures of a module of timm, on the meta device."""
     rows = []
     for name in timm.list_models(module=module):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm's own deprecations
-            model = timm.create_model(name, device="meta")
-        rows.append(_row(name, module, model))
+        with _named(name):
+            rows.append(_row(module, timm.create_model(name, device="meta")))
     return rows
 
 
 def transformers_row(model_type: str) -> Row:
     """A small model of a type of transformers; every entry is visited."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside transformers
+    with _named(model_type):
         model = shrunk(model_type)
-    row = _row(model_type, str(model.main_input_name), model)
-    for weight in survey(model).weights:
-        visits = torch.zeros(weight.shape)
-        for block in weight.layout.blocks(visits):
-            block.add_(1)
-        assert torch.equal(visits, torch.ones(weight.shape)), weight.name
+        row = _row(str(model.main_input_name), model)
+        for weight in survey(model).weights:
+            visits = torch.zeros(weight.shape)
+            for block in weight.layout.blocks(visits):
+                block.add_(1)
+            assert torch.equal(visits, torch.ones(weight.shape)), weight.name
     return row
 
 
-def _row(name: str, family: str, module: nn.Module) -> Row:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Many architectures make one test: errors say of which. Deprecations inside the libraries are theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"in {name}")
+            raise
+
+
+def _row(family: str, module: nn.Module) -> Row:
     found, parameters = survey(module), dict(module.named_parameters())
     every = dict(module.named_parameters(remove_duplicate=False))
-    try:
-        _check(found.weights, found.skipped, every)
-    except AssertionError as error:
-        error.add_note(f"in {name}")
-        raise
+    _check(found.weights, found.skipped, every)
     return Row(
         family,
         sum(p.numel() for p in parameters.values()),

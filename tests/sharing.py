@@ -26,7 +26,8 @@ def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], ob
         if not folder.exists():
             unfinished = factory.mktemp(f"making-{name}")
             make(unfinished)
-            shutil.copytree(unfinished, folder)
+            folder.parent.mkdir(exist_ok=True)
+            unfinished.rename(folder)  # whole or not at all
     copy = factory.mktemp("copies") / name
     shutil.copytree(folder, copy)
     return copy

@@ -264,10 +264,12 @@ class _Part:
         return product.detach().reshape(self.maps, -1)
 
     def twice_backward(self, vectors: Tensor) -> Tensor:
-        """(k, examples, inputs) -> (k, maps, outputs): Jᵀu is linear in u, and its derivative is Jᵀ again.
+        """(k, examples, inputs) -> (k, maps, outputs).
+
+        A backward pass computes Jᵀu, which is linear in u; a second one, through the first with v, gives J v.
 
         Raises:
-            BadInput: a backward pass cannot be differentiated, or says something else than its derivative.
+            BadInput: the backward pass cannot be differentiated, or its derivative is not its adjoint.
         """
         graph = self.linearise()
         products: list[Tensor] = []
@@ -283,7 +285,7 @@ class _Part:
             terms = (u * product).detach().double(), (pulled.flatten() * one.flatten()).detach().double()
             bound = 100 * torch.finfo(u.dtype).eps * sum(float(term.abs().sum()) for term in terms)
             if abs(float(terms[0].sum() - terms[1].sum())) > bound:
-                raise BadInput(f"{_NO_MATMAT}: its derivative disagrees with it")
+                raise BadInput(f"{_NO_MATMAT}: the derivative of that pass is not its adjoint")
         return torch.stack(products).reshape(len(vectors), self.maps, -1)
 
 
@@ -438,8 +440,10 @@ def _operator(parts: list[_Part], graph: _Graph, at_once: int) -> Operator:
 
 def lacks_forward_mode(error: RuntimeError | NotImplementedError) -> bool:
     """Whether torch says that a function has no forward-mode derivative, or none that can be batched."""
-    text = str(error)
-    return any(word in text for word in ("forward AD", "forward mode AD", "jvp", "vmap", "functorch"))
+    text = str(error).lower()
+    return any(
+        word in text for word in ("forward ad", "forward mode", "forward-mode", "jvp", "vmap", "functorch")
+    )
 
 
 def _in_parts(
