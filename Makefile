@@ -28,7 +28,7 @@ check: $(VENV)/.check
 	$(BIN)/python -m pytest -q tests/test_structure.py -p no:cacheprovider
 
 # The oldest versions that pyproject.toml admits, in what touches the libraries; they warn a lot about each other.
-OLDEST ?= tests/effects tests/families tests/test_cli.py tests/test_recipe.py tests/test_hub_libraries.py \
+OLDEST ?= tests/effects tests/families tests/cli/test_app.py tests/recipe/test_recipe.py tests/hub/test_libraries.py \
 	$(patsubst %,tests/verbs/test_%.py,opening checkpoint converting native holding measuring pruning)
 test-oldest:
 	$(MAKE) .venv-oldest/.test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

@@ -14,9 +14,9 @@ import torch
 from memory import highest
 
 from sigprune import open_model
-from sigprune.verbs.pruning import Method
-from sigprune.verbs.pruning_files import prune_files
-from sigprune.verbs.streaming import dense_checkpoint
+from sigprune.checkpoint.dense_reader import dense_checkpoint
+from sigprune.checkpoint.prune_shards import prune_files
+from sigprune.pruning.choose import Method
 
 METHODS = {
     "magnitude": (0.9, Method("magnitude", "pooled")),

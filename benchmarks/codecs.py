@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sigprune import Mask, View, apply_, describe, load, open_model, prune, reinit_, save
+from sigprune.checkpoint.read import unpacked
 from sigprune.families.codecs import Codec, codecs
-from sigprune.values.packed import PACKED, read_manifests
-from sigprune.verbs.checkpoint import unpacked
-from sigprune.verbs.files import DENSE
+from sigprune.format.index import read_manifests
+from sigprune.format.names import DENSE, PACKED
 
 MODELS = ("resnet50", "vit_base_patch16_224")
 MASKS = ("snip", "random")

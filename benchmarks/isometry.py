@@ -24,15 +24,15 @@ from scipy.sparse.csgraph import structural_rank
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sigprune.base.family import Step
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Step
+from sigprune.base.rng import generator
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
+from sigprune.propagation.repair import restore_
+from sigprune.pruning.choose import prune
 from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import floor
 from sigprune.values.view import View
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.isometry import restore_
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import prune
 
 STEPS = 10_000
 

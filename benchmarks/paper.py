@@ -24,10 +24,10 @@ from torch.nn.functional import interpolate
 
 from sigprune import Mask, Step, View, describe, jacobian, measure, prune, reinit_, restore_
 from sigprune.base.errors import DataError
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.datasets import datasets
+from sigprune.pruning.choose import DeadWeights
 from sigprune.values.orthogonality import residual
-from sigprune.verbs.pruning import DeadWeights
 
 Batches = list[tuple[Tensor, Tensor]]
 

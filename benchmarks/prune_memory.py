@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from sigprune.base.family import Step
+from sigprune.base.registry import Step
 from sigprune.base.tensors import count
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import prune
+from sigprune.models.opening import describe, open_model
+from sigprune.pruning.choose import prune
 
 PATTERNS = {
     "unstructured": Step("unstructured", {}),

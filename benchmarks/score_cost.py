@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
+from sigprune.pruning.choose import prune
 from sigprune.values.view import View
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import prune
 
 TARGET = 1.10
 

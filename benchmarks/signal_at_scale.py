@@ -18,17 +18,17 @@ import time
 import torch
 from transformers import CONFIG_MAPPING
 
-from sigprune.base.family import Plain, Step
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Plain, Step
+from sigprune.base.rng import generator
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
+from sigprune.propagation.calibration import calibrate_
+from sigprune.propagation.measurement import measure
+from sigprune.propagation.repair import restore_
+from sigprune.pruning.choose import apply_, prune
 from sigprune.values.batch import Batch
 from sigprune.values.operator import jacobian
 from sigprune.values.view import View
-from sigprune.verbs.calibrating import calibrate_
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.isometry import restore_
-from sigprune.verbs.measuring import measure
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import apply_, prune
 
 MODELS = ("vit_small_patch16_224", "resnet50", "convnext_tiny", "bert", "gpt2")
 ARGS: dict[str, dict[str, Plain]] = {"gpt2": {"pad_token_id": 0}}

@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.spectra import spectra
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
+from sigprune.propagation.measurement import measure
 from sigprune.values.operator import Operator, jacobian
 from sigprune.values.view import View
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.measuring import measure
-from sigprune.verbs.opening import describe, open_model
 
 BATCHES = (1, 4, 8, 16, 32)
 BOUNDS = (0.1, 0.4, 1.6)

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sigprune.base.family import Step
+from sigprune.base.registry import Step
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
+from sigprune.pruning.choose import Method, choose_mask
 from sigprune.values.view import View
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import Method, choose_mask
 
 
 def main() -> None:

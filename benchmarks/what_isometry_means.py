@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sigprune import Step, calibrate_, describe, jacobian, layer_isometry, measure, open_model, reinit_
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.values.view import View
 
 

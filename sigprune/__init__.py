@@ -28,66 +28,69 @@ View, Mask, Step, Recipe, InitPolicy   the values that go in and out
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sigprune.verbs.native import install
+from sigprune.base import renamed
+from sigprune.base.lazy import lazy_names
+from sigprune.checkpoint import transformers_hook
 
 if TYPE_CHECKING:
-    from sigprune.base.family import Step
-    from sigprune.effects.hub import pull, push
-    from sigprune.experiment import run
-    from sigprune.recipe import Recipe
+    from sigprune.base.registry import Step
+    from sigprune.checkpoint.conversion import convert
+    from sigprune.checkpoint.read import load
+    from sigprune.checkpoint.save import save
+    from sigprune.experiment.runner import run
+    from sigprune.hub.push_pull import pull, push
+    from sigprune.init.policy import InitPolicy
+    from sigprune.init.reinit import reinit_
+    from sigprune.models.opening import describe, open_model
+    from sigprune.propagation.calibration import calibrate_
+    from sigprune.propagation.findings import verify
+    from sigprune.propagation.gain_profile import profile
+    from sigprune.propagation.layerwise import layer_isometry
+    from sigprune.propagation.measurement import measure
+    from sigprune.propagation.repair import restore_
+    from sigprune.pruning.budget import sparsity_for
+    from sigprune.pruning.choose import apply_, prune
+    from sigprune.pruning.mask_transfer import transfer
+    from sigprune.pruning.masked_optimizer import hold
+    from sigprune.recipe.recipe import Recipe
     from sigprune.values.mask import Mask
     from sigprune.values.operator import jacobian
     from sigprune.values.view import View
-    from sigprune.verbs.budgeting import sparsity_for
-    from sigprune.verbs.calibrating import calibrate_
-    from sigprune.verbs.checkpoint import load, save
-    from sigprune.verbs.converting import convert
-    from sigprune.verbs.holding import hold
-    from sigprune.verbs.init_policy import InitPolicy
-    from sigprune.verbs.initialising import reinit_
-    from sigprune.verbs.isometry import restore_
-    from sigprune.verbs.layerwise import layer_isometry
-    from sigprune.verbs.measuring import measure
-    from sigprune.verbs.opening import describe, open_model
-    from sigprune.verbs.profiling import profile
-    from sigprune.verbs.pruning import apply_, prune
-    from sigprune.verbs.transferring import transfer
-    from sigprune.verbs.verifying import verify
 
 __version__ = "0.1.0"
 
-install()
+renamed.install()
+transformers_hook.install()
 
 _HOMES = {
-    "InitPolicy": "verbs.init_policy",
+    "InitPolicy": "init.policy",
     "Mask": "values.mask",
-    "Recipe": "recipe",
-    "Step": "base.family",
+    "Recipe": "recipe.recipe",
+    "Step": "base.registry",
     "View": "values.view",
-    "apply_": "verbs.pruning",
-    "calibrate_": "verbs.calibrating",
-    "convert": "verbs.converting",
-    "describe": "verbs.opening",
-    "hold": "verbs.holding",
+    "apply_": "pruning.choose",
+    "calibrate_": "propagation.calibration",
+    "convert": "checkpoint.conversion",
+    "describe": "models.opening",
+    "hold": "pruning.masked_optimizer",
     "jacobian": "values.operator",
-    "layer_isometry": "verbs.layerwise",
-    "load": "verbs.checkpoint",
-    "measure": "verbs.measuring",
-    "open_model": "verbs.opening",
-    "profile": "verbs.profiling",
-    "prune": "verbs.pruning",
-    "pull": "effects.hub",
-    "push": "effects.hub",
-    "reinit_": "verbs.initialising",
-    "restore_": "verbs.isometry",
-    "run": "experiment",
-    "save": "verbs.checkpoint",
-    "sparsity_for": "verbs.budgeting",
-    "transfer": "verbs.transferring",
-    "verify": "verbs.verifying",
+    "layer_isometry": "propagation.layerwise",
+    "load": "checkpoint.read",
+    "measure": "propagation.measurement",
+    "open_model": "models.opening",
+    "profile": "propagation.gain_profile",
+    "prune": "pruning.choose",
+    "pull": "hub.push_pull",
+    "push": "hub.push_pull",
+    "reinit_": "init.reinit",
+    "restore_": "propagation.repair",
+    "run": "experiment.runner",
+    "save": "checkpoint.save",
+    "sparsity_for": "pruning.budget",
+    "transfer": "pruning.mask_transfer",
+    "verify": "propagation.findings",
 }
 
 __all__ = [
@@ -120,10 +123,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sigprune' has no attribute {name!r}")
-    return getattr(import_module(f"sigprune.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

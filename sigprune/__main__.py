@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sigprune.cli_interruptions import Interruptions
+from sigprune.cli.interruptions import Interruptions
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
     interruptions = Interruptions()
     try:
         with interruptions:
-            from sigprune.cli import main as command_line
+            from sigprune.cli.app import main as command_line
 
             return command_line()
     except KeyboardInterrupt:

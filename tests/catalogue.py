@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from sigprune.families.adapters._shared import survey
+from sigprune.families.adapters._module_tree.walk import survey
 from sigprune.values.layout import fan_in, fan_out
 from sigprune.values.weight import Weight
-from tests.shrinking import LEFT_OUT, shrunk
+from tests.support.shrinking import LEFT_OUT, shrunk
 
 TYPES = tuple(t for t in MODEL_MAPPING_NAMES if t not in LEFT_OUT)
 
@@ -73,7 +73,7 @@ parameters that are weights; *kinds*: layouts that occur besides plain matrices 
 
 ## transformers: {known} of {types} model types
 
-As small models (`tests/shrinking.py`), by main input.
+As small models (`tests/support/shrinking.py`), by main input.
 
 {transformers}
 

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sigprune.effects.card import card
-from sigprune.effects.report import Report
-from sigprune.experiment import run
+from sigprune.experiment.runner import run
+from sigprune.report.model_card import card
+from sigprune.report.record import Report
 
 ROOT = Path(__file__).parents[1]
 CARDS, REPORTS = ROOT / "model_cards", ROOT / "tests" / "fixtures" / "reports"

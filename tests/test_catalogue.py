@@ -9,7 +9,7 @@ import timm
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from tests.catalogue import PAGE, TYPES, page, timm_rows, timm_table, transformers_row, transformers_table
-from tests.test_shrinking import VERSION
+from tests.support.test_shrinking import VERSION
 
 NEWEST = pytest.mark.skipif(
     VERSION < (5, 23), reason="the small models are of the types of transformers 5.23"

@@ -16,20 +16,20 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
 from sigprune.base.errors import CheckpointError
-from sigprune.base.family import Plain
-from sigprune.effects.card import card
-from sigprune.effects.loading import HERE
-from sigprune.effects.training import evaluate
-from sigprune.experiment import run
-from sigprune.experiment_setting import Setting, open_setting
+from sigprune.base.registry import Plain
+from sigprune.checkpoint.save import save
+from sigprune.experiment.runner import run
+from sigprune.experiment.setup import Setting, open_setting
 from sigprune.families.adapters._image_files import normalisation_in
 from sigprune.families.datasets import Data
 from sigprune.families.datasets._shared import standardise_pixels
 from sigprune.families.datasets.digits import _test_rows
-from sigprune.recipe import Recipe
+from sigprune.recipe.recipe import Recipe
+from sigprune.report.loading_examples import HERE
+from sigprune.report.model_card import card
+from sigprune.training.loop import evaluate
 from sigprune.values.mask import Mask
 from sigprune.values.preprocessing import Normalisation, output_labels
-from sigprune.verbs.checkpoint import save
 
 VIT: dict[str, Plain] = {
     "image_size": 12, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -14,21 +14,22 @@ import yaml
 from torch import nn
 
 from sigprune.base.errors import UnsupportedModel
-from sigprune.base.seeds import global_stream
+from sigprune.base.rng import global_stream
 from sigprune.base.tensors import digest
-from sigprune.families.adapters._shared import ramp
+from sigprune.checkpoint.read import load
+from sigprune.checkpoint.save import save
+from sigprune.families.adapters._examples import ramp
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
+from sigprune.pruning.choose import apply_, prune
 from sigprune.values.mask import Mask
 from sigprune.values.orthogonality import floor, residual
 from sigprune.values.view import View
-from sigprune.verbs.checkpoint import load, save
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import apply_, prune
 from tests.catalogue import TYPES
 from tests.families.test_adapters_transformers_inputs import NOT_FINITE, RUN, WITHOUT_CACHE
-from tests.gradients import Pass
-from tests.shrinking import shrunk
-from tests.test_shrinking import VERSION
+from tests.support.gradients import Pass
+from tests.support.shrinking import shrunk
+from tests.support.test_shrinking import VERSION
 
 FILE = yaml.safe_load((Path(__file__).parent / "members.yaml").read_text())
 TEST_MODELS = tuple(timm.list_models("test_*"))
@@ -69,7 +70,7 @@ def check_blocks_are_orthogonal(view: View) -> None:
     params = view.params()
     for weight in view.weights:
         if weight.role == "embedding" or weight.standardised:
-            continue  # standardised weights are orthogonal as used: tests/verbs/test_init_policy.py
+            continue  # standardised weights are orthogonal as used: tests/init/test_policy.py
         alike = defaultdict(list)
         for block in weight.layout.blocks(params[weight.name]):
             alike[block.flatten(1).shape].append(block.flatten(1).double())

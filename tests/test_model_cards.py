@@ -7,8 +7,8 @@ import re
 import pytest
 import yaml
 
-from sigprune.effects.report import Report
-from sigprune.recipe import load_recipe, parse_recipe
+from sigprune.recipe.recipe import load_recipe, parse_recipe
+from sigprune.report.record import Report
 from tests.model_cards import CARDS, RECIPES, REPORTS, shown
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sigprune.base import processes
-from tests.hub import client, running
-from tests.scoring_together import SCORES, found
+from sigprune.base import distributed
+from tests.support.hub import client, running
+from tests.support.scoring_together import SCORES, found
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,13 +22,13 @@ def together(request, tmp_path_factory) -> list[dict[str, object]]:
     """What each process found: of two that are forked (importing takes seconds), or of a launcher's four."""
     folder, count = tmp_path_factory.mktemp("together"), 2 if request.param == "2 forks" else 4
     if request.param == "2 forks":
-        code = "import sys; from tests.scoring_together import fork; fork(sys.argv[1], 2)"
+        code = "import sys; from tests.support.scoring_together import fork; fork(sys.argv[1], 2)"
         with running(tmp_path_factory.mktemp("hub")) as hub:  # unused, but it has a process that is forked
             done = client(hub.environment, code, str(folder))
     else:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         done = subprocess.run(
-            [sys.executable, *torchrun, "tests/scoring_together.py", str(folder)],
+            [sys.executable, *torchrun, "tests/support/scoring_together.py", str(folder)],
             check=False,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -81,6 +81,6 @@ def test_unequal_parts_are_refused_everywhere(together):
 
 def test_one_process_needs_no_group():
     tensors = [torch.ones(2)]
-    processes.average_(tensors)
-    processes.expect_equal("anything", "it")
-    assert (processes.count(), processes.rank(), tensors[0].tolist()) == (1, 0, [1.0, 1.0])
+    distributed.average_(tensors)
+    distributed.expect_equal("anything", "it")
+    assert (distributed.count(), distributed.rank(), tensors[0].tolist()) == (1, 0, [1.0, 1.0])

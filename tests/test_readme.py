@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import sigprune
-from sigprune.cli_catalogue import list_rows
+from sigprune.cli.catalogue import list_rows
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

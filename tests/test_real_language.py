@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import apply_, prune
+from sigprune.models.opening import describe, open_model
+from sigprune.pruning.choose import apply_, prune
 from tests.test_real_weights import package
 
 pytestmark = pytest.mark.slow

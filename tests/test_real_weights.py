@@ -14,13 +14,14 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from sigprune.base.tensors import digest
-from sigprune.cli import main
+from sigprune.checkpoint.conversion import convert
+from sigprune.checkpoint.read import load
+from sigprune.checkpoint.save import save
+from sigprune.cli.app import main
 from sigprune.families.adapters import adapters
-from sigprune.verbs.checkpoint import load, save
-from sigprune.verbs.converting import convert
-from sigprune.verbs.opening import describe, open_model
-from sigprune.verbs.pruning import apply_, prune
-from tests.hub import TOKEN, client, running
+from sigprune.models.opening import describe, open_model
+from sigprune.pruning.choose import apply_, prune
+from tests.support.hub import TOKEN, client, running
 
 pytestmark = pytest.mark.slow
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sigprune.cli import main
-from sigprune.effects.facts import of_init
+from sigprune.cli.app import main
 from sigprune.families.adapters import adapters
+from sigprune.init.policy import treatments
+from sigprune.models.opening import describe, open_model
+from sigprune.report.serialize import of_init
 from sigprune.values.origin import replaced_in
-from sigprune.verbs.init_policy import treatments
-from sigprune.verbs.opening import describe, open_model
-from tests.verbs.test_checkpoint import LIBRARIES
+from tests.checkpoint.test_checkpoint import LIBRARIES
 
 VIT = LIBRARIES["transformers:vit"]
 

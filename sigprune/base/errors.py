@@ -26,7 +26,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sigprune.base.printing import printable
+from sigprune.base.escape import printable
 
 _SHORTEST = 3
 """Letters of a beginning of a name; fewer begin too many."""

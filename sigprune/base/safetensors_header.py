@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sigprune.base.canonical import load_object
+from sigprune.base.canonical_json import load_object
 from sigprune.base.errors import CheckpointError, TooLarge, in_checkpoint
-from sigprune.base.family import Plain
+from sigprune.base.registry import Plain
 
 MOST_HEADER = 25_000_000
 """Bytes of a header: what huggingface_hub reads of a remote one, too. Room for 50,000 masked tensors."""

@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 from torch import nn
 
 from sigprune.base.errors import UnknownName
-from sigprune.base.family import Plain
+from sigprune.base.registry import Plain
 
 WeightsOrigin = Literal["fresh", "pretrained", "unknown"]
 """``fresh``: drawn by an initialiser; ``pretrained``: trained, or loaded from weights; ``unknown``: no one

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigprune.base.bits import zeroed
 from sigprune.base.errors import NeedsData
 from sigprune.base.tensors import Tensors, tally
 from sigprune.values.batch import Batch, BatchLike
-from sigprune.values.bits import zeroed
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator as stream
+from sigprune.base.rng import generator as stream
 from sigprune.base.tensors import Tensors, tally
 from sigprune.values.layout import Layout, Shape
 from sigprune.values.weight import Role

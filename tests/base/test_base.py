@@ -5,31 +5,31 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sigprune.base import errors, seeds
+from sigprune.base import errors, rng
 from sigprune.base.tensors import count, digest, flatten
 
 
 def test_streams_are_independent_and_repeatable():
     draws = {
-        (s, p, n): torch.rand(4, generator=seeds.generator(s, p, n)).tolist()
+        (s, p, n): torch.rand(4, generator=rng.generator(s, p, n)).tolist()
         for s in (0, 1)
         for p in ("init", "prune")
         for n in ("", "a")
     }
     assert len({tuple(v) for v in draws.values()}) == len(draws)
-    assert draws[0, "init", "a"] == torch.rand(4, generator=seeds.generator(0, "init", "a")).tolist()
+    assert draws[0, "init", "a"] == torch.rand(4, generator=rng.generator(0, "init", "a")).tolist()
 
 
 def test_names_do_not_run_together():
-    assert seeds.derive(1, "ab", "c") != seeds.derive(1, "a", "bc")
+    assert rng.derive(1, "ab", "c") != rng.derive(1, "a", "bc")
 
 
 def test_global_stream_restores_the_state():
     state = torch.get_rng_state()
-    with seeds.global_stream(0, "test"):
+    with rng.global_stream(0, "test"):
         inside = torch.rand(3)
     assert torch.equal(torch.get_rng_state(), state)
-    with seeds.global_stream(0, "test"):
+    with rng.global_stream(0, "test"):
         assert torch.equal(torch.rand(3), inside)
 
 

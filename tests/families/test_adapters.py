@@ -15,17 +15,17 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, UnsupportedModel
-from sigprune.base.seeds import global_stream
+from sigprune.base.rng import global_stream
 from sigprune.base.tensors import digest
 from sigprune.families.adapters import adapters
-from sigprune.families.adapters._reasons import _NORM_CLASS, _ZERO_CENTRED
-from sigprune.families.adapters._shared import survey
+from sigprune.families.adapters._module_tree.skip_reasons import _NORM_CLASS, _ZERO_CENTRED
+from sigprune.families.adapters._module_tree.walk import survey
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe
 from sigprune.values.layout import Layout
 from sigprune.values.view import View
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.opening import describe
-from tests.shrinking import shrunk
-from tests.test_shrinking import VERSION
+from tests.support.shrinking import shrunk
+from tests.support.test_shrinking import VERSION
 
 NAMES = """resnet50 resnet18 vit_tiny_patch16_224 deit3_small_patch16_224 swin_tiny_patch4_window7_224
 swinv2_cr_tiny_224 convnext_atto convnextv2_atto efficientnet_b0 mobilenetv3_small_100 nfnet_l0 dm_nfnet_f0

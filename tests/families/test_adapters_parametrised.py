@@ -9,9 +9,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import sigprune
 from sigprune.base.errors import BadInput
+from sigprune.models.opening import describe
 from sigprune.values.mask import Mask
-from sigprune.verbs.opening import describe
-from tests.networks import mlp, seeded
+from tests.support.networks import mlp, seeded
 
 X, Y = torch.linspace(-1, 1, 36).reshape(3, 12), torch.tensor([0, 1, 2])
 

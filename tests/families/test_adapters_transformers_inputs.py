@@ -12,13 +12,13 @@ import yaml
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from sigprune.base.errors import UnsupportedModel
-from sigprune.base.seeds import global_stream
-from sigprune.families.adapters._facts import facts_of
-from sigprune.families.adapters._outputs import read_output
-from sigprune.verbs.opening import describe
-from tests.shrinking import LEFT_OUT, shrunk
+from sigprune.base.rng import global_stream
+from sigprune.families.adapters.transformers.input_sizes import facts_of
+from sigprune.families.adapters.transformers.outputs import read_output
+from sigprune.models.opening import describe
+from tests.support.shrinking import LEFT_OUT, shrunk
 
-FILE = yaml.safe_load((Path(__file__).parents[1] / "shrinking_examples.yaml").read_text())
+FILE = yaml.safe_load((Path(__file__).parents[1] / "support" / "shrinking_examples.yaml").read_text())
 NO_EXAMPLE, DOES_NOT_RUN, NOT_FINITE, TEXT_ONLY = (
     FILE[key] for key in ("no_example", "does_not_run", "not_finite", "text_only")
 )

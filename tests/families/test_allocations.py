@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput, CheckpointError
+from sigprune.checkpoint.save import save
 from sigprune.families.allocations import allocations
 from sigprune.families.allocations._shared import share
+from sigprune.models.opening import describe
+from sigprune.pruning.choose import apply_
 from sigprune.values.layout import Layout
 from sigprune.values.mask import Mask
 from sigprune.values.ranking import Ranking, Site
-from sigprune.verbs.checkpoint import save
-from sigprune.verbs.opening import describe
-from sigprune.verbs.pruning import apply_
-from tests.rankings import ranking as made
 from tests.reference import allocations as reference
+from tests.support.rankings import ranking as made
 
 SITES = {
     "stem": ((8, 3, 3, 3), Site(((8, 3, 3, 3),), Layout(), "conv")),

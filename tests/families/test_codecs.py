@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sigprune.base.bits import as_integers
 from sigprune.base.errors import BadInput, CheckpointError
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.codecs import _exponents, codecs
 from sigprune.families.codecs._levels import Order
-from sigprune.values.bits import as_integers
-from tests.levels import by_rows_and_columns, levels_at_any_price
+from tests.support.levels import by_rows_and_columns, levels_at_any_price
 
 DTYPES = [
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,

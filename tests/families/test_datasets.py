@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from sigprune.base.errors import DataError
-from sigprune.base.family import Step
+from sigprune.base.registry import Step
 from sigprune.base.tensors import digest
 from sigprune.families.datasets import Data, datasets
 from sigprune.families.datasets._shared import read_idx, standardise
-from sigprune.verbs.fitting import fit_images
+from sigprune.training.image_fitting import fit_images
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

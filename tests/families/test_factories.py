@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sigprune.base.errors import BadInput
-from sigprune.verbs.opening import open_model
+from sigprune.models.opening import open_model
 
 SOURCE = """
 from __future__ import annotations

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.inits import inits
-from sigprune.values.slot import Slot
+from sigprune.values.block_spec import Slot
 
 SHAPES = [
     (8, 8),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, DataError, NeedsData
-from sigprune.base.family import Step
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Step
+from sigprune.base.rng import generator
 from sigprune.families.objectives import objectives, preparation
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Setting

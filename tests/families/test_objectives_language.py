@@ -10,15 +10,15 @@ from torch import Tensor
 
 from sigprune import describe, open_model, prune, reinit_
 from sigprune.base.errors import DataError
-from sigprune.base.family import Step
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Step
+from sigprune.base.rng import generator
 from sigprune.families.objectives import objectives, preparation
 from sigprune.families.scores import scores
 from sigprune.values.batch import Batch
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem, Setting
 from sigprune.values.view import View
-from tests.networks import SmallConv, seeded
+from tests.support.networks import SmallConv, seeded
 
 VOCABULARY, MASK, PAD = 50, 1, 0
 CAUSAL = {

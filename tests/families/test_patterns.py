@@ -13,8 +13,8 @@ from sigprune.families.allocations import allocations
 from sigprune.families.patterns import patterns
 from sigprune.values.layout import Layout
 from sigprune.values.ranking import Ranking, Site
-from tests import rankings
-from tests.rankings import HEAD, SITES, matrices, of_scores, ranking
+from tests.support import rankings
+from tests.support.rankings import HEAD, SITES, matrices, of_scores, ranking
 
 TOTAL = rankings.total()
 ALLOCATIONS = ["pooled", "uniform", "erk", "igq"]

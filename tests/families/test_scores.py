@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import NeedsData
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.objectives import objectives
 from sigprune.families.scores import scores
+from sigprune.models.opening import describe
+from sigprune.pruning.choose import prune
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
-from sigprune.verbs.opening import describe
-from sigprune.verbs.pruning import prune
-from tests.networks import labelled, mlp, seeded, small_views
 from tests.reference.scores import keep_top, snip_by_removal, synflow_of_mlp
+from tests.support.networks import labelled, mlp, seeded, small_views
 
 
 def problem(view: View, mask: Mask | None = None, data=None, objective: str = "labels") -> Problem:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from sigprune import describe, prune
-from sigprune.base.family import Step
+from sigprune.base.registry import Step
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import objectives
+from sigprune.pruning.scorer import Scorer
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
-from sigprune.verbs.scoring import Scorer
-from tests.networks import SmallConv, mlp, seeded
 from tests.reference.curvature import grasp_by_hessian
 from tests.reference.scores import eval_copy, keep_top, mean_cross_entropy
+from tests.support.networks import SmallConv, mlp, seeded
 
 SCORES = ("snip", "snip_it", "force", "grasp")
 CUTS = ((11,), (6, 4, 1), (1, 10), (1,) * 11)

@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from sigprune.base.errors import UnsupportedModel
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores import scores
+from sigprune.models.opening import describe
+from sigprune.propagation.gain_profile import profile
+from sigprune.pruning.scorer import Scorer
 from sigprune.values.mask import Mask
 from sigprune.values.operator import jacobian
 from sigprune.values.view import View
-from sigprune.verbs.opening import describe
-from sigprune.verbs.profiling import profile
-from sigprune.verbs.scoring import Scorer
-from tests.networks import labelled, seeded
+from tests.support.networks import labelled, seeded
 
 FIRST_ORDER = ("snip", "snip_it", "force", "synflow")
 SECOND_ORDER = ("grasp", "prospr", "ntk_sap")

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.objectives import objectives
 from sigprune.families.scores import scores
+from sigprune.models.opening import describe
 from sigprune.values.batch import Batch
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
-from sigprune.verbs.opening import describe
-from tests.networks import labelled, mlp, seeded
 from tests.reference.curvature import grasp_by_hessian, ntk_sap_by_masks, prospr_by_differences
+from tests.support.networks import labelled, mlp, seeded
 
 LABELS = objectives.get("labels").objective
 

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadScores
-from sigprune.base.family import Step
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Step
+from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import objectives
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import own_schedule, scores
+from sigprune.models.opening import describe
+from sigprune.pruning.choose import prune
 from sigprune.values.batch import Batch
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
-from sigprune.verbs.opening import describe
-from sigprune.verbs.pruning import prune
-from tests.networks import labelled, mlp, seeded, small_views
+from tests.support.networks import labelled, mlp, seeded, small_views
 
 
 def problem(view: View, mask: Mask, data: list, objective: str = "labels") -> Problem:

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from sigprune.base.errors import BadInput, BadScores
-from sigprune.base.family import Step
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Step
+from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import objectives
 from sigprune.families.scores import scores
+from sigprune.models.opening import describe
+from sigprune.pruning.choose import prune
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
-from sigprune.verbs.opening import describe
-from sigprune.verbs.pruning import prune
-from tests.networks import labelled, mlp, seeded
+from tests.support.networks import labelled, mlp, seeded
 
 
 def chain(widths: tuple[int, ...] = (5, 9, 7, 6, 3)) -> nn.Sequential:

@@ -17,14 +17,14 @@ from transformers import (
 )
 
 from sigprune import describe, jacobian, profile
-from sigprune.base.family import Step
+from sigprune.base.registry import Step
 from sigprune.base.tensors import digest
 from sigprune.families.scores import scores
+from sigprune.pruning.scorer import Scorer
 from sigprune.values.mask import Mask
-from sigprune.verbs.scoring import Scorer
-from tests.networks import seeded
-from tests.shrinking import shrunk
-from tests.test_shrinking import VERSION
+from tests.support.networks import seeded
+from tests.support.shrinking import shrunk
+from tests.support.test_shrinking import VERSION
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's own deprecations
 

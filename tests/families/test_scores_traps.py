@@ -13,10 +13,10 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from sigprune.base.errors import BadInput, BadScores, NeedsData
 from sigprune.families.scores import own_schedule, scores
+from sigprune.models.opening import describe
+from sigprune.pruning.choose import DeadWeights, prune
 from sigprune.values.view import View
-from sigprune.verbs.opening import describe
-from sigprune.verbs.pruning import DeadWeights, prune
-from tests.networks import SmallConv, checkpointing, labelled, seeded
+from tests.support.networks import SmallConv, checkpointing, labelled, seeded
 
 GRADIENTS = [name for name in scores.names() if scores.get(name).NEEDS == "objective" and name != "prospr"]
 """Scores that differentiate an objective at the values as they are (ProsPr's steps open closed gates)."""

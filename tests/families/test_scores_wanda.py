@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from sigprune import describe, open_model, prune
 from sigprune.base.errors import UnsupportedModel
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.scores import scores
 from sigprune.values.mask import Mask
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
-from tests.networks import checkpointing, seeded
 from tests.reference import wanda as reference
+from tests.support.networks import checkpointing, seeded
 
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.spectra import _shared, spectra
 from sigprune.values.spectrum import Spectrum
-from tests.matrices import dense_operator, prescribed
+from tests.support.matrices import dense_operator, prescribed
 
 HARD = torch.tensor([10.0, 3.0, 1.0, 0.5, 1e-3, 1e-6], dtype=torch.float64)
 MANY = torch.linspace(2, 0.01, 90, dtype=torch.float64) ** 2

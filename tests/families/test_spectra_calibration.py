@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.spectra import spectra
-from tests.grids import thinned
-from tests.matrices import dense_operator, diagonal_operator, prescribed
+from tests.support.grids import thinned
+from tests.support.matrices import dense_operator, diagonal_operator, prescribed
 
 SEEDS = 200
 SPECTRA = {

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.spectra import spectra
 from sigprune.families.spectra._bidiagonal import Bidiagonal, bidiagonalise
-from tests.matrices import dense_operator, diagonal_operator, hilbert, prescribed
+from tests.support.matrices import dense_operator, diagonal_operator, hilbert, prescribed
 
 RISING = torch.linspace(0.01, 2, 300, dtype=torch.float64).flip(0)[None]
 

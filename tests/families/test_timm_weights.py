@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import digest
 from sigprune.families.adapters import adapters
-from sigprune.verbs.opening import open_model
+from sigprune.models.opening import open_model
 
 CLASSES = 5
 

@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from sigprune.base.seeds import global_stream
+from sigprune.base.rng import global_stream
 from sigprune.families.adapters._unfilled import unfilled
-from tests.shrinking import shrunk
+from tests.support.shrinking import shrunk
 
 
 @pytest.fixture(autouse=True)

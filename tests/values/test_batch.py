@@ -9,7 +9,7 @@ import torch
 from sigprune import describe, jacobian, prune
 from sigprune.base.errors import DataError
 from sigprune.values.batch import Batch, as_batch
-from tests.networks import mlp, seeded
+from tests.support.networks import mlp, seeded
 
 X = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
 BOXES = [{"class_labels": torch.tensor([1]), "boxes": torch.rand(1, 4)}, {"class_labels": torch.tensor([2])}]

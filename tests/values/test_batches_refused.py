@@ -13,11 +13,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from sigprune import calibrate_, describe, jacobian, profile, prune, transfer, verify
 from sigprune.base.errors import BadInput, DataError
+from sigprune.propagation.layerwise import layer_isometry
 from sigprune.values.batch import Batch, as_batch
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
-from sigprune.verbs.layerwise import layer_isometry
-from tests.networks import SmallConv, mlp, seeded
+from tests.support.networks import SmallConv, mlp, seeded
 
 X = torch.linspace(-1, 1, 72).reshape(6, 12)
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.inits.block_orthogonal import init as block_orthogonal
 from sigprune.families.inits.delta_orthogonal import init as delta_orthogonal
 from sigprune.families.inits.orthogonal import init as orthogonal
+from sigprune.models.opening import describe
+from sigprune.propagation.measurement import measure
+from sigprune.values.block_spec import Slot
 from sigprune.values.convolution import Convolution
 from sigprune.values.convolution_operator import circular_values, convolution_operator
-from sigprune.values.slot import Slot
-from sigprune.verbs.measuring import measure
-from sigprune.verbs.opening import describe
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,12 +14,12 @@ from transformers import BertConfig, BertForSequenceClassification, MixtralConfi
 import sigprune
 from sigprune import describe, jacobian, measure, open_model, prune, reinit_
 from sigprune.base.errors import BadInput, NoSpace, UnknownName
-from sigprune.base.family import Step
+from sigprune.base.registry import Step
+from sigprune.pruning.choose import Method
 from sigprune.values.mask import Mask
 from sigprune.values.operator import Operator
 from sigprune.values.view import View
-from sigprune.verbs.pruning import Method
-from tests.networks import labelled, mlp, seeded
+from tests.support.networks import labelled, mlp, seeded
 
 COPIES: dict[str, Callable[[object], object]] = {
     "pickle": lambda value: pickle.loads(pickle.dumps(value)),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.values.layout import Layout, fan_in, fan_out
 
 CASES = [

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
+from sigprune.models.opening import describe
+from sigprune.propagation.measurement import measure
 from sigprune.values.operator import jacobian, recording_graph
-from sigprune.verbs.measuring import measure
-from sigprune.verbs.opening import describe
-from tests.networks import labelled, seeded, small_views
+from tests.support.networks import labelled, seeded, small_views
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.values.operator import differentiable
 from sigprune.values.paths import Paths
 

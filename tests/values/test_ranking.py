@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sigprune.base.errors import BadInput
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.values import ranking
 from sigprune.values.ranking import pick, threshold
-from tests.rankings import SITES, matrices
+from tests.support.rankings import SITES, matrices
 
 
 def check(parts: list[torch.Tensor], count: int, left: list[torch.Tensor | None] | None = None) -> None:

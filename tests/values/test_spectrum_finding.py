@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sigprune.base.errors import FindingFailed
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.values.finding import Finding, Findings
 from sigprune.values.spectrum import Estimate, Spectrum
 

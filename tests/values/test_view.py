@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput, UnknownName
+from sigprune.init.reinit import reinit_
+from sigprune.models.opening import describe, open_model
 from sigprune.values.batch import Batch, as_batch
-from sigprune.verbs.initialising import reinit_
-from sigprune.verbs.opening import describe, open_model
-from tests.networks import SmallConv, labelled, mlp, seeded, small_views
+from tests.support.networks import SmallConv, labelled, mlp, seeded, small_views
 
 
 def test_forward_with_own_parameters_equals_the_model():

@@ -6,11 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from sigprune.base.family import Family, Plain
+from sigprune.base.lazy import lazy_names
+from sigprune.base.registry import Family, Plain
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from sigprune.families.adapters._examples import first_input as first_input
+    from sigprune.families.adapters._examples import first_tensor as first_tensor
+    from sigprune.families.adapters._examples import ramp as ramp
+    from sigprune.families.adapters._module_tree.walk import paths_of as paths_of
+    from sigprune.families.adapters._module_tree.walk import survey as survey
+    from sigprune.families.adapters._references import check_references as check_references
     from sigprune.values.preprocessing import ImageDefaults, Preprocessing
     from sigprune.values.view import View
 
@@ -49,3 +56,15 @@ class Adapter(Protocol):
 
 
 adapters: Family[Adapter] = Family(__name__, "adapter", "describe")
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "check_references": "_references",
+        "first_input": "_examples",
+        "first_tensor": "_examples",
+        "paths_of": "_module_tree.walk",
+        "ramp": "_examples",
+        "survey": "_module_tree.walk",
+    },
+)

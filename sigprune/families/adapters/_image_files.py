@@ -6,12 +6,12 @@ import json
 import math
 from pathlib import Path
 
-from sigprune.base.canonical import read_object
+from sigprune.base.canonical_json import read_object
 from sigprune.base.errors import CheckpointError
-from sigprune.base.family import Plain
+from sigprune.base.registry import Plain
+from sigprune.format.names import PROCESSOR
 from sigprune.values.preprocessing import Normalisation, Preprocessing
 
-PROCESSOR = "preprocessor_config.json"
 """What ``transformers.AutoImageProcessor`` reads."""
 
 _BILINEAR = 2

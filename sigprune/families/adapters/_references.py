@@ -17,8 +17,8 @@ from functools import cache
 from typing import cast
 
 from sigprune.base.errors import BadInput, suggestion
-from sigprune.base.family import Plain
-from sigprune.values.packed import KEY
+from sigprune.base.registry import Plain
+from sigprune.format.index import KEY
 
 _DEEPEST = 16
 """Levels of a configuration; sub-configurations of sub-configurations have 5."""

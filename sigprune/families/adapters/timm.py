@@ -11,13 +11,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sigprune.base.bits import as_integers
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line, suggestion
-from sigprune.base.family import Plain
-from sigprune.base.seeds import global_stream
+from sigprune.base.registry import Plain
+from sigprune.base.rng import global_stream
+from sigprune.families.adapters._examples import first_input, first_tensor, ramp
 from sigprune.families.adapters._image_files import data_config
+from sigprune.families.adapters._module_tree.walk import paths_of, survey
 from sigprune.families.adapters._references import check_timm_args
-from sigprune.families.adapters._shared import first_input, first_tensor, paths_of, ramp, survey
-from sigprune.families.adapters._sources import (
+from sigprune.families.adapters._unfilled import unfilled
+from sigprune.format.names import CONFIG
+from sigprune.sources.files import (
     FOLDER,
     HUB,
     folder_of,
@@ -27,9 +31,7 @@ from sigprune.families.adapters._sources import (
     unfit,
     weights_of,
 )
-from sigprune.families.adapters._unfilled import unfilled
 from sigprune.values.batch import Batch
-from sigprune.values.bits import as_integers
 from sigprune.values.origin import other_classes, remember_replaced_
 from sigprune.values.preprocessing import ImageDefaults, Normalisation, Preprocessing
 from sigprune.values.view import View, readonly
@@ -264,7 +266,7 @@ def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing |
         data, more = data_config(preprocessing), {"label_names": list(preprocessing.labels)}
     try:
         with _quiet():
-            save_config_for_hf(module, str(folder / "config.json"), model_config=more, data_config=data)
+            save_config_for_hf(module, str(folder / CONFIG), model_config=more, data_config=data)
     except (ValueError, KeyError, AttributeError) as error:
         raise BadInput(f"timm cannot write a config.json for this model: {one_line(error)}") from error
 
@@ -291,7 +293,7 @@ def rebuild(folder: Path) -> nn.Module:
         with global_stream(0, "rebuild", "timm"):
             return unfilled(lambda: build(f"local-dir:{folder}", {}))
     except BadInput as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {one_line(error)}") from error
+        raise CheckpointError(f"{folder / CONFIG}: {one_line(error)}") from error
 
 
 def _create(

@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from sigprune.base.errors import BadInput, CheckpointError, one_line
-from sigprune.base.family import Plain
+from sigprune.base.registry import Plain
+from sigprune.families.adapters._examples import first_input, first_tensor, ramp
 from sigprune.families.adapters._factories import factory
-from sigprune.families.adapters._shared import first_input, first_tensor, ramp, survey
+from sigprune.families.adapters._module_tree.walk import survey
+from sigprune.format.names import CONFIG
 from sigprune.values.batch import Batch
 from sigprune.values.preprocessing import ImageDefaults, Preprocessing
 from sigprune.values.view import View, readonly
@@ -101,7 +103,7 @@ def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing |
     del preprocessing  # the card says it: no library reads it from here
     kind = type(module)
     config: dict[str, Plain] = {"library": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def image_defaults(module: nn.Module, *, pretrained: bool) -> ImageDefaults:
@@ -117,7 +119,7 @@ def rebuild(folder: Path) -> nn.Module:
         CheckpointError: always; it says what to do instead.
     """
     raise CheckpointError(
-        f"{folder / 'config.json'} describes a model of one's own, and no folder may name code to run: "
+        f"{folder / CONFIG} describes a model of one's own, and no folder may name code to run: "
         "make the model yourself and pass it: load(folder, into=model)"
     )
 

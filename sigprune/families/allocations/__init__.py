@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sigprune.base.family import Family
+from sigprune.base.lazy import lazy_names
+from sigprune.base.registry import Family
+
+if TYPE_CHECKING:
+    from sigprune.families.allocations._shared import divide as divide
+    from sigprune.families.allocations._shared import share as share
 
 
 class Allocation(Protocol):
@@ -20,3 +25,5 @@ class Allocation(Protocol):
 
 
 allocations: Family[Allocation] = Family(__name__, "allocation", "allocate")
+
+__getattr__ = lazy_names(__name__, {"divide": "_shared", "share": "_shared"})

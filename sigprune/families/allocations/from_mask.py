@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sigprune.base.errors import BadInput, suggestion
 from sigprune.families.allocations._shared import share
-from sigprune.values.packed import read_manifest
+from sigprune.format.index import read_manifest
 from sigprune.values.ranking import Ranking
 
 PAPER = "Frankle et al. 2021, arXiv 2009.08576, section 5 (layer ratios of one method, entries of another)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from sigprune.base.family import Share
+from sigprune.base.registry import Share
 from sigprune.base.tensors import Tensors
 from sigprune.families.allocations._shared import floors
 from sigprune.values.ranking import Ranking, pick, threshold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sigprune.base.family import Share
+from sigprune.base.registry import Share
 from sigprune.families.allocations._shared import floors, share
 from sigprune.values.ranking import Ranking
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from sigprune.base.family import Share
+from sigprune.base.registry import Share
 from sigprune.families.allocations._shared import affordable, share
 from sigprune.values.ranking import Ranking
 

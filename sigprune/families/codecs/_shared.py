@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sigprune.base.bits import as_integers
 from sigprune.base.errors import CheckpointError
-from sigprune.values.bits import as_integers
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Integers: TypeAlias = NDArray[np.int64]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigprune.base.bits import as_integers
 from sigprune.base.errors import BadInput, CheckpointError
 from sigprune.families.codecs._shared import Bytes, Words, as_words, empty, kept_values, part, raw, words_of
-from sigprune.values.bits import as_integers
 
 SUFFIXES = "_sparse_places"
 

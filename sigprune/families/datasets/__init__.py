@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from sigprune.base.family import Family
+from sigprune.base.lazy import lazy_names
+from sigprune.base.registry import Family
 from sigprune.values.preprocessing import Normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sigprune.families.datasets._shared import standardise as standardise
+    from sigprune.families.datasets._shared import standardise_pixels as standardise_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +49,5 @@ class Dataset(Protocol):
 
 
 datasets: Family[Dataset] = Family(__name__, "data set", "load")
+
+__getattr__ = lazy_names(__name__, {"standardise": "_shared", "standardise_pixels": "_shared"})

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from sigprune.base.seeds import derive
+from sigprune.base.rng import derive
 from sigprune.families.datasets import Data
 from sigprune.families.datasets._shared import standardise_pixels
 

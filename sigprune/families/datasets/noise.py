@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from sigprune.base.errors import DataError
-from sigprune.base.family import Count
-from sigprune.base.seeds import generator
+from sigprune.base.registry import Count
+from sigprune.base.rng import generator
 from sigprune.families.datasets import Data
 from sigprune.families.datasets._shared import standardise
 

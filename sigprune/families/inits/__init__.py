@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from sigprune.base.family import Family
+from sigprune.base.registry import Family
 
 if TYPE_CHECKING:
     from torch import Tensor

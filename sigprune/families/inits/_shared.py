@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sigprune.values.slot import Slot
+from sigprune.values.block_spec import Slot
 
 
 def semi_orthogonal(slot: Slot, rows: int, columns: int) -> Tensor:

@@ -7,9 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from sigprune.base.family import Positive
+from sigprune.base.registry import Positive
 from sigprune.families.inits._shared import haar, semi_orthogonal
-from sigprune.values.slot import Slot
+from sigprune.values.block_spec import Slot
 
 PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 1"
 

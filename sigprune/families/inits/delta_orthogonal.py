@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sigprune.base.family import Positive
+from sigprune.base.registry import Positive
 from sigprune.families.inits._shared import semi_orthogonal
-from sigprune.values.slot import Slot
+from sigprune.values.block_spec import Slot
 
 PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 2"
 

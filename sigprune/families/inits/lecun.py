@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from sigprune.base.family import Positive
-from sigprune.values.slot import Slot
+from sigprune.base.registry import Positive
+from sigprune.values.block_spec import Slot
 
 PAPER = "LeCun et al. 1998, Efficient BackProp"
 

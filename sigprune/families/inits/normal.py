@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sigprune.base.family import Positive
-from sigprune.values.slot import Slot
+from sigprune.base.registry import Positive
+from sigprune.values.block_spec import Slot
 
 PAPER = "Devlin et al. 2019, arXiv 1810.04805 (BERT's 0.02 for every matrix)"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sigprune.base.family import Positive
+from sigprune.base.registry import Positive
 from sigprune.families.inits._shared import semi_orthogonal
-from sigprune.values.slot import Slot
+from sigprune.values.block_spec import Slot
 
 PAPER = "Saxe et al. 2014, arXiv 1312.6120; Lee et al. 2020, arXiv 1906.06307, section 4"
 

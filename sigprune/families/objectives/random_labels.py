@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sigprune.base.seeds import generator
+from sigprune.base.rng import generator
 from sigprune.families.objectives._shared import counted, cross_entropy, prepared, select
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Setting

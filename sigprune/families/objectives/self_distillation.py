@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Positive
+from sigprune.base.registry import Positive
 from sigprune.families.objectives._shared import counted, prepared, select
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Setting

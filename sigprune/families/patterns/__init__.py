@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from sigprune.base.family import Family
-from sigprune.values.composition import Counts
+from sigprune.base.registry import Family
+from sigprune.values.compatibility import Counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +22,9 @@ class Pattern(Protocol):
 
     ``allocate(ranking)`` gives the number of entries each weight should keep; a pattern with units larger
     than an entry may give it the scores of units in place of those of entries. ``COUNTS`` says what the
-    pattern does with the numbers (:data:`~sigprune.values.composition.Counts`). ``ranking.sites`` tells where
-    the blocks of a weight sit. ``ranking.take(name)`` gives the scores of a weight, which the pattern may
-    write over. What an earlier round removed (minus infinity there) stays removed; ties are broken by
+    pattern does with the numbers (:data:`~sigprune.values.compatibility.Counts`). ``ranking.sites`` says
+    where the blocks of a weight sit. ``ranking.take(name)`` gives the scores of a weight, which the pattern
+    may write over. What an earlier round removed (minus infinity there) stays removed; ties are broken by
     ``ranking.ties(name)``, never by position.
     """
 

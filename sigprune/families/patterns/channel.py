@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Count
+from sigprune.base.registry import Count
 from sigprune.families.patterns import Allocate
 from sigprune.families.patterns._units import whole_units
 from sigprune.values.ranking import Ranking

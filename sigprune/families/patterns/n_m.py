@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Count
+from sigprune.base.registry import Count
 from sigprune.families.patterns import Allocate
 from sigprune.families.patterns._rows import best_in_rows
 from sigprune.values.layout import fan_in

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sigprune.base.family import Family
+from sigprune.base.lazy import lazy_names
+from sigprune.base.registry import Family
+
+if TYPE_CHECKING:
+    from sigprune.families.schedules._shared import expect_rounds as expect_rounds
 
 
 class Schedule(Protocol):
@@ -16,3 +20,5 @@ class Schedule(Protocol):
 
 
 schedules: Family[Schedule] = Family(__name__, "schedule", "kept")
+
+__getattr__ = lazy_names(__name__, {"expect_rounds": "_shared"})

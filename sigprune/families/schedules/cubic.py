@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sigprune.base.family import Count
+from sigprune.base.registry import Count
 from sigprune.families.schedules._shared import expect_rounds
 
 PAPER = "Zhu and Gupta 2017, arXiv 1710.01878, equation 1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sigprune.base.family import Count
+from sigprune.base.registry import Count
 from sigprune.families.schedules._shared import expect_rounds
 
 PAPER = "Verdenius et al. 2020, arXiv 2006.00896, section 4"

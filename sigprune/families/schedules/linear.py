@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sigprune.base.family import Count
+from sigprune.base.registry import Count
 from sigprune.families.schedules._shared import expect_rounds
 
 PAPER = "de Jorge et al. 2021, arXiv 2006.09081, section 4.3"

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sigprune.base.family import Family, Step
+from sigprune.base.lazy import lazy_names
+from sigprune.base.registry import Family, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sigprune.families.scores._shared import mean_gradients as mean_gradients
+    from sigprune.families.scores._shared import single as single
 
 Needs = Literal["nothing", "inputs", "objective"]
 Removed = Literal["stay", "may return"]
@@ -79,3 +83,6 @@ def own_schedule(facts: Mapping[str, object]) -> Step:
     """
     rounds = {"rounds": int(str(facts["ROUNDS"]))} if "ROUNDS" in facts else {}
     return Step(str(facts["SCHEDULE"]), rounds)
+
+
+__getattr__ = lazy_names(__name__, {"mean_gradients": "_shared", "single": "_shared"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigprune.base import processes
+from sigprune.base import distributed
 from sigprune.base.errors import BadInput, one_line
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch
@@ -42,7 +42,7 @@ class Shares:
 
     def scale(self) -> float:
         """What makes the mean over all predictions, after the mean over processes, of the weighted sum."""
-        return self.first * processes.count() / max(processes.total(self.total), 1)
+        return self.first * distributed.count() / max(distributed.total(self.total), 1)
 
 
 def taken(problem: Problem, leaves: Tensors, scale: float = 1.0) -> Tensors:
@@ -57,7 +57,7 @@ def taken(problem: Problem, leaves: Tensors, scale: float = 1.0) -> Tensors:
         gradient, leaf.grad = leaf.grad, None
         gradient = torch.zeros_like(leaf, requires_grad=False) if gradient is None else gradient
         gradients[name] = gradient if scale == 1 else gradient.mul_(scale)
-    processes.average_(gradients.values())
+    distributed.average_(gradients.values())
     return gradients
 
 
@@ -90,7 +90,7 @@ def mean_gradients(problem: Problem, leaves: Tensors, *, temperature: float = 1.
         objective = objective + problem.view.backward_(leaves, given, aim).double().cpu()
     scale = shares.scale()
     objective = objective * scale
-    processes.average_([objective])
+    distributed.average_([objective])
     return taken(problem, leaves, scale), objective
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from sigprune.base.family import Positive
+from sigprune.base.registry import Positive
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._shared import (
     Shares,

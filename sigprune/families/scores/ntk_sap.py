@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Count, Positive
+from sigprune.base.registry import Count, Positive
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._shared import cast, single
 from sigprune.values.batch import Batch

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sigprune.base import processes
+from sigprune.base import distributed
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Count, Positive
+from sigprune.base.registry import Count, Positive
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._shared import (
     Shares,
@@ -63,7 +63,7 @@ def score(
     """
     if not 0 <= momentum < 1:
         raise BadInput(f"score 'prospr': expected 0 <= momentum < 1, got {momentum}")
-    if processes.count() > 1:
+    if distributed.count() > 1:
         raise BadInput("score 'prospr': its steps of training are those of one process; start it in one")
     view, dtype = problem.view, single(problem.view)
     leaves = problem.leaves(dtype)

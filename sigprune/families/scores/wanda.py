@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sigprune.base import processes
+from sigprune.base import distributed
 from sigprune.base.errors import UnsupportedModel
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._uses import Uses
@@ -51,7 +51,7 @@ def score(problem: Problem) -> Tensors:
             with Watching(uses):
                 output = view.forward(leaves, batch, differentiated=False)
             uses.activation(output)
-    processes.average_(uses.sums.values())
+    distributed.average_(uses.sums.values())
     _expect_all(view, uses, names)
     values = {name: leaf.detach() for name, leaf in leaves.items()}
     return {name: _sizes(view, name, values).mul(uses.sums.pop(name).sqrt_()) for name in names}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from sigprune.base.family import Family
+from sigprune.base.lazy import lazy_names
+from sigprune.base.registry import Family
 
 if TYPE_CHECKING:
+    from sigprune.families.spectra._shared import singular_values as singular_values
     from sigprune.values.spectrum import Spectrum
 
 
@@ -19,3 +21,5 @@ class Method(Protocol):
 
 
 spectra: Family[Method] = Family(__name__, "spectrum method", "measure")
+
+__getattr__ = lazy_names(__name__, {"singular_values": "_shared"})

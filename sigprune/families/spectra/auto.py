@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from sigprune.base.family import Count, Positive
+from sigprune.base.registry import Count, Positive
 from sigprune.families.spectra._exact import exact_spectrum, map_gib
 from sigprune.families.spectra._lanczos import lanczos_spectrum
 from sigprune.values.operator import Operator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sigprune.base.family import Count, Positive
+from sigprune.base.registry import Count, Positive
 from sigprune.families.spectra._lanczos import lanczos_spectrum
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Spectrum

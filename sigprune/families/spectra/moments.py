@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.family import Count, Positive
+from sigprune.base.registry import Count, Positive
 from sigprune.families.spectra._shared import small_side_first
 from sigprune.values.operator import Operator
 from sigprune.values.spectrum import Estimate, Spectrum

@@ -1,0 +1,59 @@
+"""Processes that score together, as ``accelerate launch`` or ``torchrun`` start them (torch.distributed)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, distributed, tensor
+
+from sigprune.base.errors import BadInput
+from sigprune.base.registry import Plain
+
+
+def count() -> int:
+    """How many processes work together; 1 where no process group was made."""
+    together = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if count() > 1 else 0
+
+
+def average_(tensors: Iterable[Tensor]) -> None:
+    """The mean over all processes, in place and the same bits in each; nothing to do in a single one.
+
+    Every process calls this with as many tensors of the same shapes in the same order.
+    """
+    processes = count()
+    if processes > 1:
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+            tensor.div_(processes)
+
+
+def total(value: int) -> int:
+    """The sum of a number over all processes."""
+    if count() == 1:
+        return value
+    summed = tensor(value)
+    distributed.all_reduce(summed)
+    return int(summed)
+
+
+def expect_equal(value: Plain | Callable[[], Plain], what: str) -> None:
+    """Make sure that all processes hold the same; each of them raises if one differs.
+
+    A function is called only where there are several processes.
+
+    Raises:
+        BadInput: says what each of them holds.
+    """
+    processes = count()
+    if processes > 1:
+        values: list[Plain] = [None] * processes
+        distributed.all_gather_object(values, value() if callable(value) else value)
+        if any(other != values[0] for other in values):
+            told = ", ".join(f"process {rank}: {other}" for rank, other in enumerate(values))
+            raise BadInput(f"{what} must be the same in all processes, got {told}")

@@ -1,0 +1,1 @@
+"""Checkpoints: sparse and dense files of a model, written, read, converted, inspected and pruned."""

@@ -1,1 +1,0 @@
-"""Effects: what touches the clock, the disk, the network or a training framework."""

@@ -1,0 +1,1 @@
+"""Models: a reference becomes a module, a module becomes a view."""

@@ -1,0 +1,1 @@
+"""Signal propagation: singular values, gains, findings, calibration, and the repair of isometry."""

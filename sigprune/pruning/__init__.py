@@ -1,0 +1,1 @@
+"""Pruning: from scores to a mask, masks for other networks, and optimizers that keep a mask."""

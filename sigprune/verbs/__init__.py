@@ -1,1 +1,0 @@
-"""Verbs: what a user does; each combines a view with members of families."""
