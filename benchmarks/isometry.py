@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import structural_rank
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe, open_model
@@ -89,12 +89,12 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| isometry | above the floor | seconds | kept entries below 0.001 |\n|---|---|---|---|")
     paper = (
-        [Step("gradient_descent", {"steps": arguments.steps, "patience": 0, "last": True})]
+        [MemberSpec("gradient_descent", {"steps": arguments.steps, "patience": 0, "last": True})]
         if arguments.steps
         else []
     )
     options = {"thin": ("lbfgs", {"thin": True}), "tight": ("lbfgs", {"tolerance": 1e-6})}
-    for step in [*paper, *(Step(*options.get(name, (name,))) for name in arguments.methods)]:
+    for step in [*paper, *(MemberSpec(*options.get(name, (name,))) for name in arguments.methods)]:
         reinit_(view)
         start = time.perf_counter()
         done = restore_(view, chosen, step)

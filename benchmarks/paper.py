@@ -22,7 +22,7 @@ from paper_networks import ResNet, mlp, vgg16
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sigprune import Mask, Step, View, describe, jacobian, measure, prune, reinit_, restore_
+from sigprune import Mask, MemberSpec, View, describe, jacobian, measure, prune, reinit_, restore_
 from sigprune.base.errors import DataError
 from sigprune.base.rng import generator
 from sigprune.families.datasets import datasets
@@ -78,7 +78,7 @@ def table_1(seeds: int, count: int) -> None:
         found = [jsv(gamma, seed, inputs) for seed in range(seeds)]
         means, stds = (statistics.mean(values) for values in zip(*found, strict=True))
         view = describe(mlp())
-        reinit_(view, Step("normal", {"std": math.sqrt(gamma)}))
+        reinit_(view, MemberSpec("normal", {"std": math.sqrt(gamma)}))
         mask = snip(view, batches)
         removed = [
             f"{1 - float(keep.float().mean()):.2f}" for name, keep in mask.keep.items() if "weight" in name
@@ -97,7 +97,7 @@ def jsv(gamma: float, seed: int, inputs: Tensor) -> tuple[float, float]:
     At gamma = 10 few inputs have most of the sum: a hundred inputs leave 22 % of uncertainty in the mean.
     """
     view = describe(mlp())
-    reinit_(view, Step("normal", {"std": math.sqrt(gamma)}), seed=seed)
+    reinit_(view, MemberSpec("normal", {"std": math.sqrt(gamma)}), seed=seed)
     found = [measure(jacobian(view, part, dtype=torch.float64)).values for part in inputs.split(500)]
     values = torch.cat(found)
     return float(values.mean()), float(values.std())

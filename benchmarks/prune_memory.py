@@ -18,18 +18,18 @@ from pathlib import Path
 
 import torch
 
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.tensors import count
 from sigprune.models.opening import describe, open_model
 from sigprune.pruning.choose import prune
 
 PATTERNS = {
-    "unstructured": Step("unstructured", {}),
-    "per_row": Step("per_row", {}),
-    "n_m": Step("n_m", {}),
-    "block": Step("block", {"rows": 16, "columns": 1}),
-    "block 32x32": Step("block", {"rows": 32, "columns": 32}),
-    "channel": Step("channel", {}),
+    "unstructured": MemberSpec("unstructured", {}),
+    "per_row": MemberSpec("per_row", {}),
+    "n_m": MemberSpec("n_m", {}),
+    "block": MemberSpec("block", {"rows": 16, "columns": 1}),
+    "block 32x32": MemberSpec("block", {"rows": 32, "columns": 32}),
+    "channel": MemberSpec("channel", {}),
 }
 
 

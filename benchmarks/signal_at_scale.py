@@ -18,7 +18,7 @@ import time
 import torch
 from transformers import CONFIG_MAPPING
 
-from sigprune.base.registry import Plain, Step
+from sigprune.base.registry import JsonValue, MemberSpec
 from sigprune.base.rng import generator
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe, open_model
@@ -31,7 +31,7 @@ from sigprune.values.operator import jacobian
 from sigprune.values.view import View
 
 MODELS = ("vit_small_patch16_224", "resnet50", "convnext_tiny", "bert", "gpt2")
-ARGS: dict[str, dict[str, Plain]] = {"gpt2": {"pad_token_id": 0}}
+ARGS: dict[str, dict[str, JsonValue]] = {"gpt2": {"pad_token_id": 0}}
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def look_at(name: str, arguments: argparse.Namespace) -> None:
     view = view if arguments.heads else view.select(exclude=("head",))
     x = inputs(view, 1, "measure")
     row(name, "as opened", view, x)
-    reinit_(view, Step("orthogonal"))
+    reinit_(view, MemberSpec("orthogonal"))
     row(name, "orthogonal, gain 1", view, x)
     done = calibrate_(view, x, target=arguments.target)
     row(name, "calibrated", view, x, done.factors)

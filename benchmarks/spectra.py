@@ -113,7 +113,7 @@ def memory(model: str) -> None:
 
 
 def products_within(view: View, image: Tensor, bound: float) -> None:
-    operator = jacobian(view, image, most_gib=bound)
+    operator = jacobian(view, image, max_memory_gib=bound)
     units = torch.eye(operator.shape[0])[:64, None]
     operator.rmatmat(units[:1])
     before = peak()

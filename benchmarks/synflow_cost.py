@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe, open_model
 from sigprune.pruning.choose import Method, choose_mask
@@ -71,8 +71,8 @@ class Clock:
 
 
 def prune_in_rounds(view: View, arguments: argparse.Namespace, clock: Clock) -> None:
-    method = Method("synflow", schedule=Step("exponential", {"rounds": arguments.rounds}))
-    choose_mask(view, arguments.sparsity, method, None, seed=0, report=clock)
+    method = Method("synflow", schedule=MemberSpec("exponential", {"rounds": arguments.rounds}))
+    choose_mask(view, arguments.sparsity, method, None, seed=0, on_progress=clock)
 
 
 def one_pass(module: torch.nn.Module, inputs: torch.Tensor) -> float:

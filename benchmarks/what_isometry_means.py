@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sigprune import Step, calibrate_, describe, jacobian, layer_isometry, measure, open_model, reinit_
+from sigprune import MemberSpec, calibrate_, describe, jacobian, layer_isometry, measure, open_model, reinit_
 from sigprune.base.rng import generator
 from sigprune.values.view import View
 
@@ -55,7 +55,7 @@ def images(view: View, count: int) -> torch.Tensor:
 def batchnorm(name: str, mode: str) -> None:
     """Both modes, calibrated with fresh statistics or not; those of a batch couple its examples."""
     view = describe(open_model(f"timm:{name}", args={"num_classes": 10}))
-    reinit_(view, Step("orthogonal"))
+    reinit_(view, MemberSpec("orthogonal"))
     batch = nn.functional.interpolate(images(view, 8), (32, 32))
     shown = {way: view.using(way) for way in ("fresh", "batch")}
     if mode == "fresh":
@@ -71,12 +71,12 @@ def batchnorm(name: str, mode: str) -> None:
 def transformer() -> None:
     """Blocks (attention, LayerNorm, GELU, residual) as maps of tokens, at orthogonal weights of gain 1."""
     view = describe(open_model("timm:vit_small_patch16_224"))
-    reinit_(view, Step("orthogonal"))
+    reinit_(view, MemberSpec("orthogonal"))
     batch = images(view, 1)
     for before, after in [("patch_embed", "blocks.0"), ("blocks.4", "blocks.5"), ("blocks.10", "blocks.11")]:
         operator = jacobian(view, batch, of=after, at=before)
-        rms = measure(operator, Step("moments", {"probes": 16})).summary().mean_square ** 0.5
-        largest = measure(operator, Step("lanczos", {"steps": 20})).summary().max
+        rms = measure(operator, MemberSpec("moments", {"probes": 16})).summary().mean_square ** 0.5
+        largest = measure(operator, MemberSpec("lanczos", {"steps": 20})).summary().max
         print(f"| {before} to {after} | {rms:.3g} | {largest:.3g} |", flush=True)
 
 

@@ -22,7 +22,7 @@ save, load          sparse safetensors checkpoints, of folders and of the Hub
 push, pull          to the Hub and back
 convert             between dense and packed, file by file
 run                 a whole experiment from a recipe
-View, Mask, Step, Recipe, InitPolicy   the values that go in and out
+View, Mask, MemberSpec, Recipe, InitPolicy   the values that go in and out
 ==================  =====================================================================
 """
 
@@ -35,7 +35,7 @@ from sigprune.base.lazy import lazy_names
 from sigprune.checkpoint import transformers_hook
 
 if TYPE_CHECKING:
-    from sigprune.base.registry import Step
+    from sigprune.base.registry import MemberSpec
     from sigprune.checkpoint.conversion import convert
     from sigprune.checkpoint.read import load
     from sigprune.checkpoint.save import save
@@ -67,8 +67,8 @@ transformers_hook.install()
 _HOMES = {
     "InitPolicy": "init.policy",
     "Mask": "values.mask",
+    "MemberSpec": "base.registry",
     "Recipe": "recipe.recipe",
-    "Step": "base.registry",
     "View": "values.view",
     "apply_": "pruning.choose",
     "calibrate_": "propagation.calibration",
@@ -96,8 +96,8 @@ _HOMES = {
 __all__ = [
     "InitPolicy",
     "Mask",
+    "MemberSpec",
     "Recipe",
-    "Step",
     "View",
     "apply_",
     "calibrate_",

@@ -30,7 +30,7 @@ from sigprune.families.codecs import _frames
 from sigprune.format import network_config
 from sigprune.format.names import DENSE, DENSE_INDEX, PACKED, PACKED_INDEX
 from sigprune.hub.upload_plan import plan_push
-from sigprune.models.bounded_build import at_most
+from sigprune.models.bounded_build import bounded_modules
 from sigprune.models.opening import describe
 from sigprune.report.record import Report
 from sigprune.values.mask import Mask
@@ -124,11 +124,11 @@ def test_headers_beyond_the_bound_are_not_read(folder: Path, length: int) -> Non
 
 def test_values_levels_keys_and_characters_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as fewer:
-        fewer.setattr(canonical_json, "MOST_VALUES", 100)
+        fewer.setattr(canonical_json, "MAX_VALUES", 100)
         assert len(load_object('{"a":[' + ",".join("1" * 90) + "]}")["a"]) == 90
         with pytest.raises(TooLarge, match="at most 100 values"):
             load_object('{"a":[' + "[]," * 99 + "[]]}")
-    levels = canonical_json.MOST_LEVELS - 1
+    levels = canonical_json.MAX_LEVELS - 1
     assert load_object('{"a":' + "[" * levels + "]" * levels + "}")
     with pytest.raises(TooLarge, match="at most 100 levels"):
         load_object('{"a":' + "[" * (levels + 1) + "]" * (levels + 1) + "}")
@@ -152,7 +152,7 @@ def test_a_text_that_grows_or_is_none(tmp_path: Path) -> None:
 def test_frames_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """27 MB of empty frames took 24 s."""
     one, none = (_frames.frame(np.zeros(n, np.uint8)).tobytes() for n in (1, 0))
-    most = _frames.MOST_FRAMES
+    most = _frames.MAX_FRAMES
     found = _frames.contents(np.frombuffer(one * most, np.uint8), 0, most)
     assert len(found) == most
     for bomb in (none * 3_000_000, one * (most + 1), none * (most + 1)):
@@ -215,18 +215,18 @@ class Many(nn.Module):
 
 def test_what_is_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, view = Many(), describe(Many(), example=torch.zeros(1, 2))
-    monkeypatch.setattr(safetensors_io, "MOST_TENSORS", 3)
+    monkeypatch.setattr(safetensors_io, "MAX_TENSORS", 3)
     save(tmp_path / "x", view, Mask({}))
     assert sum(path.name.startswith("model.sparse-") for path in (tmp_path / "x").iterdir()) == 3
     assert (tmp_path / "x" / DENSE).is_file()
     loaded = load(tmp_path / "x", into=Many(), verify=True).model
     assert all(torch.equal(t, loaded.state_dict()[name]) for name, t in model.state_dict().items())
     deep: object = 1
-    for _ in range(canonical_json.MOST_LEVELS):
+    for _ in range(canonical_json.MAX_LEVELS):
         deep = [deep]
     with pytest.raises(BadInput, match="levels"):
         save(tmp_path / "deep", view, Mask({}), extra={"deep": deep})
-    monkeypatch.setattr(safetensors_io, "MOST_HEADER", 2000)
+    monkeypatch.setattr(safetensors_io, "MAX_HEADER", 2000)
     with pytest.raises(BadInput, match=r"readers take 2,000.*--max-shard"):
         save(tmp_path / "long", view, Mask({}), extra={"long": "a" * 2000})
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -239,18 +239,18 @@ def test_a_vocabulary_beyond_the_bound_stays_behind(folder: Path, tmp_path: Path
 
 def test_the_page_states_the_bounds() -> None:
     for number in (
-        canonical_json.MOST_BYTES, canonical_json.MOST_VALUES, canonical_json.MOST_LEVELS,
-        safetensors_header.MOST_HEADER, _frames.MOST_FRAMES, network_config.MOST_COUNT, sidecar_files.LARGE,
-        sidecar_files.SMALL, safetensors_io.MOST_TENSORS, read._BUFFERS,
+        canonical_json.MAX_BYTES, canonical_json.MAX_VALUES, canonical_json.MAX_LEVELS,
+        safetensors_header.MAX_HEADER, _frames.MAX_FRAMES, network_config.MAX_COUNT, sidecar_files.LARGE,
+        sidecar_files.SMALL, safetensors_io.MAX_TENSORS, read._BUFFERS,
     ):  # fmt: skip
         assert f"{number:,}" in PAGE.partition("## 6. Bounds")[2].partition("## 7.")[0], number
 
 
 def test_a_network_that_grows_too_large_is_given_up_while_it_is_built() -> None:
-    most, grown = network_config.most_modules(3), nn.ModuleList()
+    most, grown = network_config.max_modules(3), nn.ModuleList()
 
     def build() -> None:
-        with at_most(3, "x"):
+        with bounded_modules(3, "x"):
             for _ in range(10 * most):
                 grown.append(nn.Identity())
 
@@ -260,5 +260,5 @@ def test_a_network_that_grows_too_large_is_given_up_while_it_is_built() -> None:
 
 
 def test_a_builder_that_hides_what_went_wrong_is_found_out() -> None:
-    with pytest.raises(TooLarge), at_most(3, "x"), contextlib.suppress(TooLarge):
-        nn.Sequential(*(nn.Identity() for _ in range(network_config.most_modules(3) + 1)))
+    with pytest.raises(TooLarge), bounded_modules(3, "x"), contextlib.suppress(TooLarge):
+        nn.Sequential(*(nn.Identity() for _ in range(network_config.max_modules(3) + 1)))

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
 from sigprune.base.errors import CheckpointError
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.checkpoint.save import save
 from sigprune.experiment.runner import run
 from sigprune.experiment.setup import Setting, open_setting
@@ -31,7 +31,7 @@ from sigprune.training.loop import evaluate
 from sigprune.values.mask import Mask
 from sigprune.values.preprocessing import Normalisation, output_labels
 
-VIT: dict[str, Plain] = {
+VIT: dict[str, JsonValue] = {
     "image_size": 12, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "intermediate_size": 32,
 }  # fmt: skip
@@ -42,7 +42,7 @@ MODELS = {
 }
 
 
-def recipe_of(library: str, channels: int, **model: Plain) -> Recipe:
+def recipe_of(library: str, channels: int, **model: JsonValue) -> Recipe:
     """One epoch on the digits, resized."""
     ref, key, args, size = MODELS[library]
     return Recipe.model_validate({

@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from sigprune.base.errors import BadInput, CheckpointError, TooLarge, in_checkpoint
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
 T = TypeVar("T")
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Bytes of a text that is read: configurations (2 MB with 20,000 classes), indices, reports, cards."""
 
-MOST_VALUES = 2**21
+MAX_VALUES = 2**21
 """Values in a JSON text. The smallest take two bytes of text and sixty of memory."""
 
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 """Objects and lists inside each other in a JSON text; Python's JSON fails at 500 to 1000."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Half a character, which no UTF-8 text can hold, unless the other half follows."""
 
 
-def signed(plain: Mapping[str, Plain]) -> str:
+def with_digest(plain: Mapping[str, JsonValue]) -> str:
     """Canonical JSON (sorted keys, no blanks, ASCII) that carries the SHA-256 of the text without it.
 
     Raises:
@@ -37,14 +37,14 @@ def signed(plain: Mapping[str, Plain]) -> str:
     return _dump({**plain, "digest": hashlib.sha256(_dump(plain).encode()).hexdigest()})
 
 
-def _dump(plain: Mapping[str, Plain]) -> str:
+def _dump(plain: Mapping[str, JsonValue]) -> str:
     try:
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"expected plain, finite JSON values, got {error}") from error
 
 
-def expect_readable(plain: Mapping[str, Plain]) -> None:
+def expect_readable(plain: Mapping[str, JsonValue]) -> None:
     """Make sure that :func:`load_object` will take values that are to be written.
 
     Raises:
@@ -56,8 +56,8 @@ def expect_readable(plain: Mapping[str, Plain]) -> None:
         raise BadInput(str(error)) from error
 
 
-def load_object(text: str) -> dict[str, Plain]:
-    """A JSON object within :data:`MOST_VALUES` and :data:`MOST_LEVELS`.
+def load_object(text: str) -> dict[str, JsonValue]:
+    """A JSON object within :data:`MAX_VALUES` and :data:`MAX_LEVELS`.
 
     Raises:
         TooLarge: the text is beyond them.
@@ -65,8 +65,8 @@ def load_object(text: str) -> dict[str, Plain]:
     """
     # Each value but the first follows one of these signs; those in strings make the bound a stricter one.
     values = 1 + sum(text.count(sign) for sign in ",[{")
-    if values > MOST_VALUES:
-        raise TooLarge(f"expected JSON of at most {MOST_VALUES:,} values, got up to {values:,}")
+    if values > MAX_VALUES:
+        raise TooLarge(f"expected JSON of at most {MAX_VALUES:,} values, got up to {values:,}")
     try:
         plain = json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
@@ -80,10 +80,10 @@ def load_object(text: str) -> dict[str, Plain]:
     _expect_shallow(plain)
     if _SURROGATE.search(text):
         _expect_whole_characters(plain)
-    return cast("dict[str, Plain]", plain)
+    return cast("dict[str, JsonValue]", plain)
 
 
-def _object(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -93,12 +93,12 @@ def _object(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
 
 
 def _too_deep() -> TooLarge:
-    return TooLarge(f"expected JSON of at most {MOST_LEVELS} levels, got values nested more deeply")
+    return TooLarge(f"expected JSON of at most {MAX_LEVELS} levels, got values nested more deeply")
 
 
-def _expect_shallow(plain: dict[str, Plain]) -> None:
-    level: list[dict[str, Plain] | list[Plain]] = [plain]
-    for _ in range(MOST_LEVELS):
+def _expect_shallow(plain: dict[str, JsonValue]) -> None:
+    level: list[dict[str, JsonValue] | list[JsonValue]] = [plain]
+    for _ in range(MAX_LEVELS):
         level = [
             child
             for each in level
@@ -110,14 +110,14 @@ def _expect_shallow(plain: dict[str, Plain]) -> None:
     raise _too_deep()
 
 
-def _expect_whole_characters(plain: dict[str, Plain]) -> None:
+def _expect_whole_characters(plain: dict[str, JsonValue]) -> None:
     try:
         json.dumps(plain, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise CheckpointError(f"expected text, got half a character: {error}") from error
 
 
-def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+def read_text(path: Path, *, most: int = MAX_BYTES) -> str:
     """The text of a file, no more of which is read than ``most`` bytes.
 
     Raises:
@@ -139,7 +139,7 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
         raise CheckpointError(f"{path}: expected a text in UTF-8, got {error}") from error
 
 
-def read_object(path: Path) -> dict[str, Plain]:
+def read_object(path: Path) -> dict[str, JsonValue]:
     """The JSON object in a file, within the bounds of :func:`read_text` and :func:`load_object`.
 
     Raises:
@@ -150,7 +150,7 @@ def read_object(path: Path) -> dict[str, Plain]:
         return load_object(text)
 
 
-def get(plain: Mapping[str, Plain], key: str, kind: type[T]) -> T:
+def get(plain: Mapping[str, JsonValue], key: str, kind: type[T]) -> T:
     """The value of a key.
 
     Raises:

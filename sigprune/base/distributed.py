@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, distributed, tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
 
 def count() -> int:
@@ -42,7 +42,7 @@ def total(value: int) -> int:
     return int(summed)
 
 
-def expect_equal(value: Plain | Callable[[], Plain], what: str) -> None:
+def expect_equal(value: JsonValue | Callable[[], JsonValue], what: str) -> None:
     """Make sure that all processes hold the same; each of them raises if one differs.
 
     A function is called only where there are several processes.
@@ -52,7 +52,7 @@ def expect_equal(value: Plain | Callable[[], Plain], what: str) -> None:
     """
     processes = count()
     if processes > 1:
-        values: list[Plain] = [None] * processes
+        values: list[JsonValue] = [None] * processes
         distributed.all_gather_object(values, value() if callable(value) else value)
         if any(other != values[0] for other in values):
             told = ", ".join(f"process {rank}: {other}" for rank, other in enumerate(values))

@@ -173,7 +173,7 @@ class FindingFailed(SigpruneError):
     """A required finding failed; the network is not worth training as it stands.
 
     Attributes:
-        signal: what was measured until then, as in the ``signal`` group of a report.
+        signal: what was measured until then (:class:`sigprune.report.run_record.Measurement`).
     """
 
     signal: Sequence[object] = ()

@@ -9,14 +9,14 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-Tell: TypeAlias = Callable[[int, int], None]
+ProgressCallback: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) as often as the work likes."""
 
 
 class Progress(Protocol):
     """Someone who wants to know what is going on."""
 
-    def step(self, title: str) -> AbstractContextManager[Tell]:
+    def step(self, title: str) -> AbstractContextManager[ProgressCallback]:
         """A piece of work begins; it ends with the context. What is yielded takes (done, total)."""
 
 
@@ -30,36 +30,36 @@ class SilentProgress:
     """Wants to know nothing.
 
     Example:
-        >>> with SilentProgress().step("train") as tell:
-        ...     tell(1, 10)
+        >>> with SilentProgress().step("train") as on_progress:
+        ...     on_progress(1, 10)
     """
 
-    def step(self, title: str) -> AbstractContextManager[Tell]:
+    def step(self, title: str) -> AbstractContextManager[ProgressCallback]:
         """Ignore the title and all that follows."""
         del title
         return nullcontext(ignore)
 
 
 def ignore(done: int, total: int) -> None:
-    """A :data:`Tell` for who wants to know nothing."""
+    """A :data:`ProgressCallback` for who wants to know nothing."""
     del done, total
 
 
 @dataclass(frozen=True, eq=False)
-class Told(Generic[T]):
+class CountedIterable(Generic[T]):
     """Items that can be read again and again, and tell how many have been read this time.
 
     Example:
-        >>> list(Told("ab", print))
+        >>> list(CountedIterable("ab", print))
         1
         2
         ['a', 'b']
     """
 
     items: Iterable[T]
-    tell: Callable[[int], None]
+    on_progress: Callable[[int], None]
 
     def __iter__(self) -> Iterator[T]:
         for count, item in enumerate(self.items, start=1):
             yield item
-            self.tell(count)
+            self.on_progress(count)

@@ -26,8 +26,9 @@ from annotated_types import Ge, Gt, Le
 
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
 from sigprune.base.readonly import ReadOnlyDict
+from sigprune.base.renamed import old_names, renamed_options
 
-Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 P = TypeVar("P")
 
 Count: TypeAlias = Annotated[int, Ge(1), Le(2**31 - 1)]
@@ -50,16 +51,16 @@ _WORDS = ReadOnlyDict({"Count": "int >= 1", "Positive": "float > 0", "Share": "f
 
 
 @dataclass(frozen=True)
-class Step:
+class MemberSpec:
     """A member's name and the options it is given.
 
     Example:
-        >>> Step("orthogonal", {"gain": 1.5})
-        Step(name='orthogonal', options={'gain': 1.5})
+        >>> MemberSpec("orthogonal", {"gain": 1.5})
+        MemberSpec(name='orthogonal', options={'gain': 1.5})
     """
 
     name: str
-    options: Mapping[str, Plain] = field(default_factory=dict)
+    options: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Option:
 
     name: str
     annotation: str
-    default: Plain
+    default: JsonValue
     required: bool
 
     @property
@@ -95,12 +96,12 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Choice(Generic[P]):
+class BoundMember(Generic[P]):
     """A member, imported, with a value for every option."""
 
     name: str
     member: P
-    options: dict[str, Plain]
+    options: dict[str, JsonValue]
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,11 @@ class Family(Generic[P]):
             raise BadInput(f"{module.__name__} is no {self.singular}: it defines no function {self.entry}()")
         return cast(P, module)
 
-    def resolve(self, step: str | Step, path: str = "") -> Step:
+    def resolve(self, step: str | MemberSpec, path: str = "") -> MemberSpec:
         """The same step with every option given a value, checked against the member's signature.
 
         Args:
-            step: a member's name, or a Step.
+            step: a member's name, or a MemberSpec.
             path: where the step stands in a recipe; starts the error messages.
 
         Raises:
@@ -166,18 +167,18 @@ class Family(Generic[P]):
             UnknownName: there is no such member.
         """
         if isinstance(step, str):
-            step = Step(step)
-        if not isinstance(step, Step):
-            raise BadInput(f"{self.plural}: expected a name, or Step(name, options), got {step!r}")
+            step = MemberSpec(step)
+        if not isinstance(step, MemberSpec):
+            raise BadInput(f"{self.plural}: expected a name, or MemberSpec(name, options), got {step!r}")
         where = f"{path or self.plural}.{step.name}"
-        known = self.read(step.name).options
-        for key in step.options:
+        known, given = self.read(step.name).options, renamed_options(step.options)
+        for key in given:
             if key not in known:
                 hint = UnknownName("option", key, known) if known else f"it takes no options, got {key!r}"
                 raise RecipeError(f"{where}: {hint}")
-        return Step(step.name, {o.name: _value(o, step.options, where) for o in known.values()})
+        return MemberSpec(step.name, {o.name: _value(o, given, where) for o in known.values()})
 
-    def choose(self, step: str | Step | ModuleType, path: str = "") -> Choice[P]:
+    def choose(self, step: str | MemberSpec | ModuleType, path: str = "") -> BoundMember[P]:
         """Resolve a step and import its member; a module is taken as it is, with its default options.
 
         Raises:
@@ -190,9 +191,9 @@ class Family(Generic[P]):
             options = {p.name: p.default for p in own if p.kind is Parameter.KEYWORD_ONLY}
             if Parameter.empty in options.values():
                 raise RecipeError(f"{step.__name__}: an option has no default; name the member, with options")
-            return Choice(step.__name__.rpartition(".")[2], member, options)
+            return BoundMember(step.__name__.rpartition(".")[2], member, options)
         resolved = self.resolve(step, path)
-        return Choice(resolved.name, self.get(resolved.name), dict(resolved.options))
+        return BoundMember(resolved.name, self.get(resolved.name), dict(resolved.options))
 
 
 @cache
@@ -227,7 +228,7 @@ def _read(module: str, name: str, entry: str) -> Member:
 
 def _option(argument: ast.arg, default: ast.expr | None) -> Option:
     annotation = ast.unparse(argument.annotation) if argument.annotation else "str"
-    value = None if default is None else cast(Plain, ast.literal_eval(default))
+    value = None if default is None else cast(JsonValue, ast.literal_eval(default))
     return Option(argument.arg, annotation, value, required=default is None)
 
 
@@ -244,7 +245,7 @@ def _facts(tree: ast.Module) -> dict[str, str]:
     return facts
 
 
-def _value(option: Option, given: Mapping[str, Plain], where: str) -> Plain:
+def _value(option: Option, given: Mapping[str, JsonValue], where: str) -> JsonValue:
     """The option's value, converted as its annotation says (an integer is a float, a string is no number)."""
     if option.name not in given:
         if option.required:
@@ -255,7 +256,10 @@ def _value(option: Option, given: Mapping[str, Plain], where: str) -> Plain:
     annotation = eval(option.annotation, {"__builtins__": {}}, dict(_ANNOTATIONS))
     value = given[option.name]
     try:
-        return cast(Plain, TypeAdapter(annotation).validate_python(value, strict=True))
+        return cast(JsonValue, TypeAdapter(annotation).validate_python(value, strict=True))
     except ValidationError as error:
         got = f"{value!r} ({type(value).__name__})"
         raise RecipeError(f"{where}.{option.name}: expected {option.type}, got {got}") from error
+
+
+__getattr__ = old_names(__name__)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MODULES = {
     "sigprune.base.family": "sigprune.base.registry",
@@ -23,8 +28,16 @@ MODULES = {
 }
 """Modules that the README of version 0.1 told authors of members to import from -> where they are."""
 
-NAMES: dict[str, str] = {}
+NAMES = {
+    "sigprune.Step": "MemberSpec",
+    "sigprune.base.registry.Plain": "JsonValue",
+    "sigprune.base.registry.Step": "MemberSpec",
+    "sigprune.values.block_spec.Slot": "BlockSpec",
+}
 """Names in today's modules: old full name -> new name in the same module."""
+
+OPTIONS = {"most_gib": "max_memory_gib", "most_products": "max_products"}
+"""Options of members and keys of recipes: old -> new."""
 
 
 def install() -> None:
@@ -41,16 +54,55 @@ def old_names(module: str) -> Callable[[str], object]:
     """
 
     def __getattr__(name: str) -> object:
-        new = NAMES.get(f"{module}.{name}")
-        if new is None:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"{module}.{name}", f"{module}.{new}", stacklevel=3)
-        return getattr(sys.modules[module], new)
+        return old_name(module, name, stacklevel=4)
 
     return __getattr__
 
 
-def _warn(old: str, new: str, stacklevel: int) -> None:
+def old_name(module: str, name: str, stacklevel: int) -> object:
+    """What a module calls otherwise today.
+
+    Raises:
+        AttributeError: :data:`NAMES` has no such name.
+    """
+    new = NAMES.get(f"{module}.{name}")
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    _warn(f"{module}.{name}", f"{module}.{new}", stacklevel)
+    return getattr(sys.modules[module], new)
+
+
+def old_keywords(**new_names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator for a function whose keywords have new names: the old ones still work.
+
+    Args:
+        new_names: old keyword -> new keyword.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            for old in new_names.keys() & kwargs.keys():
+                new = new_names[old]
+                if new in kwargs:
+                    raise TypeError(f"{function.__name__}() got both {new!r} and {old!r}, its old name")
+                _warn(f"{function.__name__}({old}=...)", f"{new}=...")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def renamed_options(given: Mapping[str, T]) -> dict[str, T]:
+    """Options of a member, or keys of a recipe's section, under their names of today (:data:`OPTIONS`)."""
+    for old in given.keys() & OPTIONS.keys():
+        _warn(old, OPTIONS[old])
+    return {OPTIONS.get(key, key): value for key, value in given.items()}
+
+
+def _warn(old: str, new: str, stacklevel: int = 3) -> None:
     warnings.warn(f"{old} is now {new}; the old name goes in 0.3", DeprecationWarning, stacklevel=stacklevel)
 
 
@@ -63,7 +115,7 @@ class _Moved(MetaPathFinder, Loader):
         del path, target
         if fullname not in MODULES:
             return None
-        _warn(fullname, MODULES[fullname], stacklevel=3)
+        _warn(fullname, MODULES[fullname])
         return ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -73,4 +125,8 @@ class _Moved(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         new = import_module(MODULES[module.__name__])
         module.__doc__ = new.__doc__
-        module.__dict__["__getattr__"] = lambda name: getattr(new, name)
+
+        def __getattr__(name: str) -> object:
+            return getattr(new, NAMES.get(f"{new.__name__}.{name}", name))
+
+        module.__dict__["__getattr__"] = __getattr__

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sigprune.base.canonical_json import load_object
 from sigprune.base.errors import CheckpointError, TooLarge, in_checkpoint
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
-MOST_HEADER = 25_000_000
+MAX_HEADER = 25_000_000
 """Bytes of a header: what huggingface_hub reads of a remote one, too. Room for 50,000 masked tensors."""
 
 
@@ -25,19 +25,19 @@ def header_text(path: Path) -> str | None:
             with path.open("rb") as file:
                 start = file.read(8)
                 length = int.from_bytes(start, "little")
-                text = file.read(min(length, MOST_HEADER))
+                text = file.read(min(length, MAX_HEADER))
             whole = text.decode() if len(text) == length and len(start) == 8 else None
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(str(error)) from error
-        if len(text) == MOST_HEADER < length:
-            raise TooLarge(f"expected a header of at most {MOST_HEADER:,} bytes, got {length:,}")
+        if len(text) == MAX_HEADER < length:
+            raise TooLarge(f"expected a header of at most {MAX_HEADER:,} bytes, got {length:,}")
         if whole is None:
             got = len(start) + len(text)
             raise CheckpointError(f"expected a header of {length:,} bytes, got {got:,} bytes in all")
         return whole
 
 
-def read_header(path: Path) -> dict[str, Plain] | None:
+def read_header(path: Path) -> dict[str, JsonValue] | None:
     """Name -> ``dtype``, ``shape`` and ``data_offsets``, and ``__metadata__``; None if there is no such file.
 
     Raises:

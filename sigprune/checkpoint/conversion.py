@@ -14,26 +14,28 @@ from torch import Tensor, nn
 from sigprune.base.bits import as_integers
 from sigprune.base.canonical_json import read_object, read_text
 from sigprune.base.errors import BadInput, reading_damaged
-from sigprune.base.registry import Plain, Step
+from sigprune.base.registry import JsonValue, MemberSpec
+from sigprune.base.renamed import old_keywords
 from sigprune.checkpoint.dense_reader import dense_checkpoint, skeleton_of
 from sigprune.checkpoint.locate import packed_folder
 from sigprune.checkpoint.packing import storable
 from sigprune.checkpoint.read import load_mask, unpacked
-from sigprune.checkpoint.safetensors_io import MOST
+from sigprune.checkpoint.safetensors_io import MAX_SHARD_BYTES
 from sigprune.checkpoint.save import stored
-from sigprune.checkpoint.sidecar_files import copy_beside, tell_files_, with_plug_in
+from sigprune.checkpoint.sidecar_files import copy_sidecar_files, tell_files_, with_plug_in
 from sigprune.checkpoint.state_dict_files import StateDictFile, each, fitted, read_state_dict
-from sigprune.checkpoint.writers import DenseWriter, PackedWriter, Written, filling, sizes
+from sigprune.checkpoint.writers import DenseWriter, PackedWriter, Written, sizes, staging_dir
 from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.format.index import read_manifest, read_manifests
 from sigprune.format.manifest import Manifest
 from sigprune.format.names import CONFIG, PACKED, PACKED_INDEX, is_packed_file
 from sigprune.format.network_config import expect_counts, expect_network, network_in
-from sigprune.models.bounded_build import at_most
-from sigprune.models.opening import Reference, describe, library_of, local, open_model, split_ref
+from sigprune.models.bounded_build import bounded_modules
+from sigprune.models.opening import describe, library_of, open_model, parse_ref
 from sigprune.sources.files import folder_of
 from sigprune.sources.hub_client import listing
+from sigprune.sources.reference import ModelRef, local_path
 from sigprune.values.mask import Mask
 
 Target = Literal["packed", "dense", "both"]
@@ -66,7 +68,7 @@ class _Source:
     library: str
     architecture: str
     tied: Mapping[str, str]
-    provenance: Mapping[str, Plain]
+    provenance: Mapping[str, JsonValue]
     folder: Path | None
     tensors: Iterator[tuple[str, Tensor, Tensor | None]]
     codecs: Mapping[str, str] | None = None
@@ -79,7 +81,7 @@ class _Source:
         """Write ``config.json``, and what lies beside it; what stays behind."""
         if self.folder is not None:
             same = self.model is None  # other weights: what a run said of its own is not true of them
-            return copy_beside(ref, self.folder, target, self.library, packed=packed, same=same)
+            return copy_sidecar_files(ref, self.folder, target, self.library, packed=packed, same=same)
         if self.model is not None:
             adapters.get(self.library).write_config(self.model, target, None)
         if self.library == "transformers":
@@ -88,15 +90,16 @@ class _Source:
         return ()
 
 
+@old_keywords(most="max_shard_bytes")
 def convert(
     ref: str | Path,
     folder: str | Path,
     *,
     to: Target = "packed",
-    codec: str | Step | ModuleType | None = None,
+    codec: str | MemberSpec | ModuleType | None = None,
     mask: str | None = None,
     revision: str | None = None,
-    most: int = MOST,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     force: bool = False,
     accept_config: bool = False,
 ) -> Written:
@@ -114,7 +117,7 @@ def convert(
         codec: how masked tensors are packed; None: as they are, those of a dense checkpoint by ``bitmask``.
         mask: take the mask of this packed checkpoint (folder or repository) for a dense one.
         revision: branch, tag or commit of a repository.
-        most: bytes of tensors in one file.
+        max_shard_bytes: bytes of tensors in one file.
         force: replace a checkpoint that the folder holds.
         accept_config: take ``config.json`` as it is, though it no longer makes the network that the packed
             weights were written with: it was edited, and the edit is meant.
@@ -141,12 +144,14 @@ def convert(
         >>> sorted(convert(home / "model", home / "dense", to="dense").files)
         ['config.json', 'model.safetensors']
     """
-    reference = split_ref(str(ref), revision)
+    reference = parse_ref(str(ref), revision)
     with reading_damaged(ref):
         source = _source(ref, reference, revision, mask)
         if source.manifest is not None and source.folder is not None and not accept_config:
             expect_network(source.folder, source.manifest)
-    return _write(ref, folder, source, to=to, codec=codec, mask=mask, most=most, force=force)
+    return _write(
+        ref, folder, source, to=to, codec=codec, mask=mask, max_shard_bytes=max_shard_bytes, force=force
+    )
 
 
 def convert_state_dict(
@@ -155,10 +160,10 @@ def convert_state_dict(
     folder: str | Path,
     *,
     to: Target = "dense",
-    codec: str | Step | ModuleType | None = None,
+    codec: str | MemberSpec | ModuleType | None = None,
     mask: str | None = None,
     revision: str | None = None,
-    most: int = MOST,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     force: bool = False,
 ) -> Written:
     """Write a state dict that is in a pickle (``.pth``, ``.pt``, ``.bin``) as a folder that can be opened.
@@ -175,7 +180,7 @@ def convert_state_dict(
         codec: how masked tensors are packed; None: ``bitmask``.
         mask: take the mask of this packed checkpoint; None: zeros tell, as for :func:`convert`.
         revision: branch, tag or commit of a repository.
-        most: bytes of tensors in one file.
+        max_shard_bytes: bytes of tensors in one file.
         force: replace a checkpoint that the folder holds.
 
     Returns:
@@ -188,8 +193,10 @@ def convert_state_dict(
     """
     file = weights if isinstance(weights, StateDictFile) else StateDictFile(Path(weights))
     with reading_damaged(file.path):
-        source = _from_state_dict(ref, split_ref(str(ref), revision), file, mask)
-    return _write(ref, folder, source, to=to, codec=codec, mask=mask, most=most, force=force)
+        source = _from_state_dict(ref, parse_ref(str(ref), revision), file, mask)
+    return _write(
+        ref, folder, source, to=to, codec=codec, mask=mask, max_shard_bytes=max_shard_bytes, force=force
+    )
 
 
 def _write(
@@ -198,23 +205,23 @@ def _write(
     source: _Source,
     *,
     to: Target,
-    codec: str | Step | ModuleType | None,
+    codec: str | MemberSpec | ModuleType | None,
     mask: str | None,
-    most: int,
+    max_shard_bytes: int,
     force: bool,
 ) -> Written:
     sharded = adapters.get(source.library).SHARDED
     kept = (source.codecs or {}) if codec is None else {}
     chosen = {name: codecs.choose(own) for name, own in kept.items()}
     layers: dict[str, tuple[int, int]] = {}
-    with filling(folder, ref, mask, source.file, force=force) as staging:
+    with staging_dir(folder, ref, mask, source.file, force=force) as staging:
         with reading_damaged(ref):
             left = source.write_beside(ref, staging, packed=to != "dense")
         packed = PackedWriter(
             staging, source.library, source.architecture, source.tied, source.provenance,
-            codecs.choose(codec or "bitmask"), most, network_in(staging),
+            codecs.choose(codec or "bitmask"), max_shard_bytes, network_in(staging),
         ) if to != "dense" else None  # fmt: skip
-        dense = DenseWriter(staging, most if sharded else None) if to != "packed" else None
+        dense = DenseWriter(staging, max_shard_bytes if sharded else None) if to != "packed" else None
         for name, tensor, keep in source.tensors:
             values = storable(tensor, keep)
             if keep is not None:
@@ -235,7 +242,7 @@ def _write(
         return Written(sizes(staging), layers, left, notes=source.notes)
 
 
-def _source(ref: str | Path, reference: Reference, revision: str | None, mask: str | None) -> _Source:
+def _source(ref: str | Path, reference: ModelRef, revision: str | None, mask: str | None) -> _Source:
     if _is_packed(reference):
         if mask is not None:
             raise BadInput(f"{ref}: it is packed and has a mask of its own; leave out mask")
@@ -255,7 +262,7 @@ def _source(ref: str | Path, reference: Reference, revision: str | None, mask: s
     return _dense(ref, revision, None if mask is None else load_mask(mask), mask)
 
 
-def _is_packed(reference: Reference) -> bool:
+def _is_packed(reference: ModelRef) -> bool:
     if reference.kind == "folder":
         return any((Path(reference.name) / name).is_file() for name in (PACKED, PACKED_INDEX))
     return reference.kind == "hub" and any(
@@ -270,7 +277,7 @@ def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: s
         "mask_from": "zeros" if mask_ref is None else base_name(mask_ref),
         "proved": PROVED,
     }
-    if found.lacking:
+    if found.missing:
         view = describe(open_model(str(ref), pretrained=True, revision=revision))
         tensors, tied = stored(view.module)
         return _Source(
@@ -287,7 +294,7 @@ def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: s
 
 
 def _from_state_dict(
-    ref: str | Path, reference: Reference, file: StateDictFile, mask_ref: str | None
+    ref: str | Path, reference: ModelRef, file: StateDictFile, mask_ref: str | None
 ) -> _Source:
     """The tensors of a pickle, once it is clear that they are the model's."""
     path = file.path.expanduser()
@@ -302,11 +309,11 @@ def _from_state_dict(
         skeleton = skeleton_of(reference)
     else:
         expect_counts(read_object(folder / CONFIG), len(read.tensors), folder / CONFIG)
-        with at_most(len(read.tensors), folder / CONFIG):
+        with bounded_modules(len(read.tensors), folder / CONFIG):
             skeleton = skeleton_of(reference)
     found = fitted(read, skeleton, path, by_order=file.by_order)
     mask = None if mask_ref is None else load_mask(mask_ref)
-    said: dict[str, Plain] = {"source": path.name, "model": str(ref) if library else base_name(ref)}
+    said: dict[str, JsonValue] = {"source": path.name, "model": str(ref) if library else base_name(ref)}
     said |= {"mask_from": "zeros" if mask_ref is None else base_name(mask_ref), "proved": PROVED}
     return _Source(
         skeleton.library,
@@ -321,9 +328,9 @@ def _from_state_dict(
     )
 
 
-def origin(ref: str | Path, folder: Path) -> dict[str, Plain]:
+def origin(ref: str | Path, folder: Path) -> dict[str, JsonValue]:
     """Where weights come from, for a manifest: a repository at a commit, or a folder's name."""
-    reference = split_ref(str(ref))
+    reference = parse_ref(str(ref))
     if reference.kind == "folder":
         return {"source": base_name(reference.name)}
     return {"base_model": reference.name, "revision": folder.name}
@@ -331,7 +338,7 @@ def origin(ref: str | Path, folder: Path) -> dict[str, Plain]:
 
 def base_name(ref: str | Path) -> str:
     """A repository's name, or the last part of a path: whoever reads the manifest has no use for the rest."""
-    path = local(ref)
+    path = local_path(ref)
     return str(ref) if path is None else path.resolve().name
 
 

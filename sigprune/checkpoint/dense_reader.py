@@ -17,9 +17,10 @@ from sigprune.checkpoint.safetensors_io import Reader, dense_parts, reading
 from sigprune.families.adapters import adapters
 from sigprune.format.names import CONFIG
 from sigprune.format.network_config import expect_counts
-from sigprune.models.bounded_build import at_most
-from sigprune.models.opening import Reference, library_of, split_ref
+from sigprune.models.bounded_build import bounded_modules
+from sigprune.models.opening import library_of, parse_ref
 from sigprune.sources.files import folder_of, weights_of
+from sigprune.sources.reference import ModelRef
 from sigprune.values.layout import Shape
 
 _COMPUTED = frozenset({
@@ -45,9 +46,9 @@ class DenseCheckpoint:
         shapes: name -> shape of every tensor of the state dict; tied copies once.
         tied: name of a tied copy -> the name that stands for it.
         renamed: name in the files -> name in the state dict, where they differ: a tied copy's other name.
-        extra: names in the files that the model does not have: buffers that it makes itself (``position_ids``
-            of older files); others only where it lacks some.
-        lacking: names of the model that the files do not have: they name tensors otherwise (experts apart
+        unexpected: names in the files that the model does not have: buffers that it makes itself
+            (``position_ids`` of older files); others only where it lacks some.
+        missing: names of the model that the files do not have: they name tensors otherwise (experts apart
             that the model has in one tensor, say), so that they cannot be taken one by one.
     """
 
@@ -58,8 +59,8 @@ class DenseCheckpoint:
     shapes: Mapping[str, Shape]
     tied: Mapping[str, str]
     renamed: Mapping[str, str]
-    extra: frozenset[str]
-    lacking: frozenset[str]
+    unexpected: frozenset[str]
+    missing: frozenset[str]
 
     def files(self) -> Iterator[Iterator[tuple[str, Tensor]]]:
         """Name and tensor, file by file, each read when it is asked for; what the model lacks is left out.
@@ -80,7 +81,7 @@ class DenseCheckpoint:
     def _of(self, file: Reader, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
         for own in file.offset_keys():
             name = self.renamed.get(own, own)
-            if own not in self.extra and name not in seen:
+            if own not in self.unexpected and name not in seen:
                 seen.add(name)
                 yield name, file.get_tensor(own)
 
@@ -120,7 +121,7 @@ class Skeleton:
         return _made_by_the_model(self.model, names)
 
 
-def skeleton_of(reference: Reference) -> Skeleton:
+def skeleton_of(reference: ModelRef) -> Skeleton:
     """The model that a reference names, without values.
 
     Raises:
@@ -143,34 +144,36 @@ def dense_checkpoint(ref: str | Path, *, revision: str | None = None) -> DenseCh
         BadInput: there are no such weights, or some have another shape than the model's; the model would
             lose some: it does not have them, or ties them to others than they equal.
     """
-    reference = split_ref(str(ref), revision)
+    reference = parse_ref(str(ref), revision)
     folder = folder_of(reference.source)
     library = library_of(reference)
     weights = weights_of(reference.source, folder, sharded=adapters.get(library).SHARDED)
     found = _shapes_in(weights)
     config = folder / CONFIG
     expect_counts(read_object(config), len(found), config)
-    with at_most(len(found), config):
+    with bounded_modules(len(found), config):
         skeleton = skeleton_of(reference)
     model, shapes, tied = skeleton.model, skeleton.shapes, skeleton.tied
     renamed = {alias: name for alias, name in tied.items() if alias in found}
-    extra = frozenset(found) - shapes.keys() - renamed.keys()
-    have = {renamed.get(name, name): shape for name, shape in found.items() if name not in extra}
+    unexpected = frozenset(found) - shapes.keys() - renamed.keys()
+    have = {renamed.get(name, name): shape for name, shape in found.items() if name not in unexpected}
     for name, shape in have.items():
         if shape != shapes[name]:
             raise BadInput(
                 f"{ref}: {name} has the shape {shape} in its files, {shapes[name]} in the model; they are of "
                 "different architectures"
             )
-    lacking = frozenset(shapes) - have.keys()
-    if not lacking:
-        _expect_nothing_lost(str(ref), weights, extra - skeleton.made(extra), renamed)
-    return DenseCheckpoint(folder, library, model, weights, shapes, tied, renamed, extra, lacking)
+    missing = frozenset(shapes) - have.keys()
+    if not missing:
+        _expect_nothing_lost(str(ref), weights, unexpected - skeleton.made(unexpected), renamed)
+    return DenseCheckpoint(folder, library, model, weights, shapes, tied, renamed, unexpected, missing)
 
 
-def _expect_nothing_lost(ref: str, weights: Path, extra: frozenset[str], renamed: Mapping[str, str]) -> None:
+def _expect_nothing_lost(
+    ref: str, weights: Path, unexpected: frozenset[str], renamed: Mapping[str, str]
+) -> None:
     """Make sure that the model has a place for every tensor, and that copies of one tensor are copies."""
-    for name in sorted(extra):
+    for name in sorted(unexpected):
         raise BadInput(
             f"{ref}: its files hold {name}, which the model of its config.json lacks: leaving it out "
             "would lose it; open the model with its library and save it again without it"
@@ -190,7 +193,7 @@ def _expect_nothing_lost(ref: str, weights: Path, extra: frozenset[str], renamed
                 )
 
 
-def _made_by_the_model(model: nn.Module, extra: frozenset[str]) -> frozenset[str]:
+def _made_by_the_model(model: nn.Module, unexpected: frozenset[str]) -> frozenset[str]:
     """Those of the names that are positions, masks or frequencies, which libraries no longer save.
 
     The model makes such buffers itself, maybe elsewhere than it once did (``layers.0.self_attn.rotary_emb.
@@ -198,7 +201,7 @@ def _made_by_the_model(model: nn.Module, extra: frozenset[str]) -> frozenset[str
     """
     saved = model.state_dict()
     made = {_last(name) for name, _ in model.named_buffers() if name not in saved} & _COMPUTED
-    return frozenset(name for name in extra if _last(name) in made)
+    return frozenset(name for name in unexpected if _last(name) in made)
 
 
 def _last(name: str) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sigprune.base.canonical_json import MOST_BYTES, read_text
+from sigprune.base.canonical_json import MAX_BYTES, read_text
 from sigprune.base.errors import CheckpointError, TooLarge, in_checkpoint, reading_damaged
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.checkpoint.locate import asked, local_folder, packed_folder, repository
 from sigprune.checkpoint.packing import fingerprint
 from sigprune.checkpoint.read import unpacked
@@ -17,12 +17,12 @@ from sigprune.format.index import manifests_from, read_manifest, read_manifests
 from sigprune.format.manifest import Entry, Manifest
 from sigprune.format.names import PACKED, PACKED_INDEX
 from sigprune.format.network_config import expect_network
-from sigprune.models.opening import local
 from sigprune.sources.hub_client import fetch, file_metadata, listing
 from sigprune.sources.local_files import files_in
+from sigprune.sources.reference import local_path
 
 
-def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = False) -> dict[str, Plain]:
+def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = False) -> dict[str, JsonValue]:
     """What a packed model holds, from the headers of its files alone: no tensor is read.
 
     Of a repository only headers (requests for ranges), the index and the list of files are fetched.
@@ -43,13 +43,13 @@ def inspect(ref: str | Path, *, revision: str | None = None, verify: bool = Fals
         CheckpointError: there is no packed model, or it is damaged.
         BadInput: the repository cannot be reached.
     """
-    if local(ref) is not None:
+    if local_path(ref) is not None:
         folder = local_folder(ref, revision)
         manifest, commit = read_manifest(folder), None
         files = dict(files_in(folder).files)
     else:
         manifest, commit, files = _remote(ref, revision)
-    facts: dict[str, Plain] = {
+    facts: dict[str, JsonValue] = {
         "library": manifest.library,
         "architecture": manifest.architecture,
         "codec": ", ".join(manifest.codecs),
@@ -124,9 +124,9 @@ def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[
     commit, files = listing(name, reference.revision, asked(ref, reference))
 
     def index_text() -> str | None:
-        if files.get(PACKED_INDEX, 0) > MOST_BYTES:
+        if files.get(PACKED_INDEX, 0) > MAX_BYTES:
             raise TooLarge(
-                f"{PACKED_INDEX}: expected at most {MOST_BYTES:,} bytes, got {files[PACKED_INDEX]:,}"
+                f"{PACKED_INDEX}: expected at most {MAX_BYTES:,} bytes, got {files[PACKED_INDEX]:,}"
             )
         path = fetch(name, PACKED_INDEX, commit, name) if PACKED_INDEX in files else None
         return None if path is None else read_text(path)
@@ -140,7 +140,7 @@ def _remote(ref: str | Path, revision: str | None) -> tuple[Manifest, str, dict[
     return Manifest.union(list(shards.values())), commit, files
 
 
-def _layers(manifest: Manifest) -> list[Plain]:
+def _layers(manifest: Manifest) -> list[JsonValue]:
     return [
         {
             "name": name,

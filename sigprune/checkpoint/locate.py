@@ -10,9 +10,10 @@ from sigprune.base.canonical_json import read_text
 from sigprune.base.errors import BadInput, CheckpointError, nearest
 from sigprune.format.index import not_packed, read_index
 from sigprune.format.names import CONFIG, PACKED, PACKED_INDEX
-from sigprune.models.opening import Reference, local, split_ref
+from sigprune.models.opening import parse_ref
 from sigprune.sources.hub_client import fetch, listing
 from sigprune.sources.local_files import file_in
+from sigprune.sources.reference import ModelRef, local_path
 
 
 def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool = True) -> Path:
@@ -27,7 +28,7 @@ def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool 
         CheckpointError: there is no such folder, or the repository holds no packed model.
         BadInput: the revision of a local folder, or a repository that cannot be reached.
     """
-    if local(ref) is not None:
+    if local_path(ref) is not None:
         return local_folder(ref, revision)
     reference = repository(ref, revision)
     place = reference.full_name
@@ -45,7 +46,7 @@ def packed_folder(ref: str | Path, revision: str | None = None, *, config: bool 
     return folder
 
 
-def repository(ref: str | Path, revision: str | None, *, folders: bool = True) -> Reference:
+def repository(ref: str | Path, revision: str | None, *, folders: bool = True) -> ModelRef:
     """The repository that a reference names.
 
     Args:
@@ -59,19 +60,19 @@ def repository(ref: str | Path, revision: str | None, *, folders: bool = True) -
     """
     place, _, own = str(ref).partition("@")
     try:
-        reference = split_ref(place, own or None, hint=False)
+        reference = parse_ref(place, own or None, hint=False)
     except BadInput:
         reference = None
     if reference is not None and reference.kind == "hub":
-        return split_ref(str(ref), revision)
+        return parse_ref(str(ref), revision)
     wanted = "a repository user/repo[@revision]"
     if folders:
         raise CheckpointError(f"{_absent(ref)}; expected one that sigprune wrote, or {wanted}")
-    here = ", got a folder here, which need not be fetched" if local(ref) is not None else ""
+    here = ", got a folder here, which need not be fetched" if local_path(ref) is not None else ""
     raise CheckpointError(f"{ref}: expected {wanted}{here}")
 
 
-def asked(ref: str | Path, reference: Reference) -> str:
+def asked(ref: str | Path, reference: ModelRef) -> str:
     """What messages call a repository that may not exist: a mistyped folder has the same form."""
     if reference.revision or str(ref) != reference.name:
         return reference.name
@@ -85,7 +86,7 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
         CheckpointError: there is none, or it is a file; its weights or ``config.json`` are links out of it.
         BadInput: a revision of a folder.
     """
-    folder = local(ref)
+    folder = local_path(ref)
     if folder is None:
         raise CheckpointError(f"{_absent(ref)}; expected one that sigprune wrote")
     if not folder.is_dir():
@@ -100,20 +101,20 @@ def local_folder(ref: str | Path, revision: str | None) -> Path:
 
 def _absent(ref: str | Path) -> str:
     """That there is no such folder, and which one beside it may be meant."""
-    parent, name = local(Path(ref).parent), Path(ref).name
+    parent, name = local_path(Path(ref).parent), Path(ref).name
     readable = parent is not None and parent.is_dir() and os.access(parent, os.R_OK)
     beside = [other.name for other in parent.iterdir() if other.is_dir()] if parent and readable else []
     near = "".join(f" (did you mean {Path(ref).parent / one}?)" for one in nearest(name, beside, count=1))
     return f"{ref}: no such folder{near}"
 
 
-def _fetched(reference: Reference, name: str, revision: str | None, place: str = "") -> Path | None:
+def _fetched(reference: ModelRef, name: str, revision: str | None, place: str = "") -> Path | None:
     """The snapshot folder that holds the file; None if the repository has no such file."""
     path = fetch(reference.name, name, revision, place or reference.name)
     return None if path is None else path.parent
 
 
-def _files(reference: Reference) -> Iterable[str]:
+def _files(reference: ModelRef) -> Iterable[str]:
     """The files of a repository, for a message; none where only the cache has answered so far."""
     try:
         return listing(reference.name, reference.revision, reference.name)[1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigprune.base.bits import as_integers, zeroed
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, in_checkpoint
-from sigprune.base.registry import Choice
+from sigprune.base.registry import BoundMember
 from sigprune.base.tensors import Tensors
 from sigprune.families.codecs import Codec, codecs
 from sigprune.format.manifest import DTYPES, Entry, Masked
@@ -36,7 +36,7 @@ def storable(tensor: Tensor, keep: Tensor | None) -> Tensor:
     return zeroed(dense, keep)
 
 
-def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec]) -> tuple[Tensors, Entry]:
+def pack(name: str, tensor: Tensor, keep: Tensor | None, codec: BoundMember[Codec]) -> tuple[Tensors, Entry]:
     """The parts of one tensor, by suffix, and what the manifest says about it.
 
     The main part of a masked tensor is stored under the tensor's own name with one dimension more than the

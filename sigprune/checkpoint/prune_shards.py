@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, reading_damaged
-from sigprune.base.progress import Tell, ignore
-from sigprune.base.registry import Plain, Step
+from sigprune.base.progress import ProgressCallback, ignore
+from sigprune.base.registry import JsonValue, MemberSpec
 from sigprune.base.rng import generator
 from sigprune.checkpoint.conversion import PROVED, base_name, origin
 from sigprune.checkpoint.dense_reader import DenseCheckpoint, dense_checkpoint
 from sigprune.checkpoint.external_topk import bits_of, kth_largest
 from sigprune.checkpoint.packing import storable
-from sigprune.checkpoint.sidecar_files import copy_beside
-from sigprune.checkpoint.writers import DenseWriter, PackedWriter, Written, filling, sizes
+from sigprune.checkpoint.sidecar_files import copy_sidecar_files
+from sigprune.checkpoint.writers import DenseWriter, PackedWriter, Written, sizes, staging_dir
 from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
 from sigprune.families.schedules import schedules
@@ -29,7 +29,7 @@ from sigprune.format.network_config import network_in
 from sigprune.models.opening import describe
 from sigprune.propagation.emptied import Emptied, EmptiedWeights, emptied_part
 from sigprune.pruning.choose import Method, entries_kept
-from sigprune.pruning.selector import Selector, expect_sparsity, protect_, refuse, sites
+from sigprune.pruning.selector import Selector, check_compatibility, expect_sparsity, protect_, sites
 from sigprune.values.layout import Shape
 
 _MAGNITUDE = Method("magnitude")
@@ -41,11 +41,11 @@ def prune_files(
     *,
     sparsity: float,
     method: Method = _MAGNITUDE,
-    codec: str | Step | ModuleType = "bitmask",
+    codec: str | MemberSpec | ModuleType = "bitmask",
     include: tuple[str, ...] = ("*",),
     exclude: tuple[str, ...] = (),
     seed: int = 0,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
 ) -> Written:
     """Prune a checkpoint without holding its model: read it for the threshold, read it again and write.
 
@@ -67,7 +67,7 @@ def prune_files(
             only if named (the weights count as pretrained).
         exclude: the same of what it may not.
         seed: of random scores, and of the choice among equal ones.
-        report: told (tensors done, tensors in all).
+        on_progress: called with (tensors done, tensors in total).
 
     Returns:
         What was written, and what stays behind. Cost: three readings (one more if equal scores have to be
@@ -95,18 +95,25 @@ def prune_files(
     select = Selector(sites(view), allocation, pattern, seed)
     select.expect_affordable(kept)
     choose = _chooser(select, ranked, shapes, kept)
-    said: dict[str, Plain] = {
+    said: dict[str, JsonValue] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
         "include": list(include), "exclude": list(exclude), **_composition(select), "proved": PROVED,
     }  # fmt: skip
-    most, choice = source.largest, codecs.choose(codec)
-    with filling(folder) as staging:
+    max_shard_bytes, choice = source.largest, codecs.choose(codec)
+    with staging_dir(folder) as staging:
         with reading_damaged(ref):
-            left = copy_beside(ref, source.folder, staging, source.library, packed=True, same=False)
+            left = copy_sidecar_files(ref, source.folder, staging, source.library, packed=True, same=False)
         packed = PackedWriter(
-            staging, source.library, view.architecture, source.tied, said, choice, most, network_in(staging)
+            staging,
+            source.library,
+            view.architecture,
+            source.tied,
+            said,
+            choice,
+            max_shard_bytes,
+            network_in(staging),
         )
-        dense = DenseWriter(staging, most if adapters.get(source.library).SHARDED else None)
+        dense = DenseWriter(staging, max_shard_bytes if adapters.get(source.library).SHARDED else None)
         done, found, weights = 0, Emptied(), {weight.name: weight for weight in view.weights}
         for file in source.files():
             for name, tensor in file:
@@ -115,7 +122,7 @@ def prune_files(
                 values = storable(tensor, keep)
                 packed.add(name, values, keep)
                 dense.add(name, values)
-                report(done := done + 1, len(source.shapes))
+                on_progress(done := done + 1, len(source.shapes))
             packed.flush()
             dense.flush()
         dense.close()
@@ -139,10 +146,10 @@ def _source(ref: str | Path, sparsity: float, score: str) -> DenseCheckpoint:
         )
     with reading_damaged(ref):
         source = dense_checkpoint(ref)
-    if source.lacking:
+    if source.missing:
         raise BadInput(
-            f"{ref}: its files have no {min(source.lacking)}: they name tensors otherwise than the model "
-            f"(first {min(source.extra, default='none')}); open, prune and save it in memory instead"
+            f"{ref}: its files have no {min(source.missing)}: they name tensors otherwise than the model "
+            f"(first {min(source.unexpected, default='none')}); open, prune and save it in memory instead"
         )
     return source
 
@@ -152,7 +159,7 @@ def _chooser(
 ) -> Callable[[str, Tensor], Tensor]:
     """Name and scores of a weight -> its mask."""
     allocation, pattern = select.allocation, select.pattern
-    refuse(pattern, allocation, schedules.choose("oneshot"))
+    check_compatibility(pattern, allocation, schedules.choose("oneshot"))
     if (allocation.name, pattern.name) == ("pooled", "unstructured") and not any(allocation.options.values()):
         return kth_largest(ranked.of_all, kept, ranked.dtype, seed=select.seed).keep
     if allocation.name == "pooled":
@@ -175,7 +182,7 @@ def _chooser(
     return chosen
 
 
-def _composition(select: Selector) -> dict[str, Plain]:
+def _composition(select: Selector) -> dict[str, JsonValue]:
     """What a manifest says of the allocation and the pattern, where they are not the usual ones."""
     return {
         key: {"name": chosen.name, **{option: _public(value) for option, value in chosen.options.items()}}
@@ -184,7 +191,7 @@ def _composition(select: Selector) -> dict[str, Plain]:
     }
 
 
-def _public(value: Plain) -> Plain:
+def _public(value: JsonValue) -> JsonValue:
     """Of a path its last part: the rest is of this machine."""
     return base_name(value) if isinstance(value, str) else value
 

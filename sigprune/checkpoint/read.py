@@ -22,7 +22,7 @@ from sigprune.format.index import read_manifests
 from sigprune.format.manifest import Manifest
 from sigprune.format.names import CONFIG, PACKED, PACKED_INDEX
 from sigprune.format.network_config import expect_counts, expect_network
-from sigprune.models.bounded_build import at_most
+from sigprune.models.bounded_build import bounded_modules
 from sigprune.values.mask import Mask
 from sigprune.values.origin import origin_in, remember_origin_
 
@@ -88,29 +88,31 @@ def load(
         with reading_damaged(folder / CONFIG):
             _expect_fitting_config(folder, manifest, place)
     model = _rebuilt(folder, manifest) if into is None else into
-    slots = model.state_dict(keep_vars=True)
+    targets = model.state_dict(keep_vars=True)
     with in_checkpoint(place):
-        _expect_fit(model, slots, manifest, any_dtype=into is None)
+        _expect_fit(model, targets, manifest, any_dtype=into is None)
     if into is None:
-        _untie_(model, slots, manifest)
+        _untie_(model, targets, manifest)
     keep: Tensors = {}
     waiting: Tensors = {}
     for name, tensor, own in unpacked(folder, shards, verify=verify):
         if own is not None:
             keep[name] = own
         if into is None:
-            slots[name].data = tensor
+            targets[name].data = tensor
         else:
             waiting[name] = tensor
     with torch.no_grad():
         for name, tensor in waiting.items():
-            slots[name].copy_(tensor)
+            targets[name].copy_(tensor)
     # One Parameter object under all its names keeps tied tensors tied.
-    tied = {alias: slots[name] for alias, name in manifest.tied.items() if slots[alias] is not slots[name]}
+    tied = {
+        alias: targets[name] for alias, name in manifest.tied.items() if targets[alias] is not targets[name]
+    }
     model.load_state_dict(tied, strict=False, assign=True)
     remember_origin_(model, origin_in(manifest.provenance))
     return SparseCheckpoint(
-        model.eval(), Mask({name: keep[name] for name in slots if name in keep}), manifest
+        model.eval(), Mask({name: keep[name] for name in targets if name in keep}), manifest
     )
 
 
@@ -148,7 +150,7 @@ def _expect_fitting_config(folder: Path, manifest: Manifest, place: str) -> None
     expect_network(folder, manifest)
     names = len(manifest.tensors) + len(manifest.tied)
     expect_counts(read_object(path), names, path)
-    with at_most(names, path):
+    with bounded_modules(names, path):
         skeleton = _skeleton(folder, manifest)
     if skeleton is None:
         return
@@ -174,7 +176,7 @@ def _skeleton(folder: Path, manifest: Manifest) -> nn.Module | None:
 
 def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     """The model that ``config.json`` describes, in the dtype of the stored parameters where they have one."""
-    with at_most(len(manifest.tensors) + len(manifest.tied), folder / CONFIG):
+    with bounded_modules(len(manifest.tensors) + len(manifest.tied), folder / CONFIG):
         model = rebuilt(folder, manifest.library, manifest.architecture)
     own = dict(model.named_parameters())
     dtypes = {
@@ -185,38 +187,38 @@ def _rebuilt(folder: Path, manifest: Manifest) -> nn.Module:
     return in_dtype(model, dtypes)
 
 
-def _untie_(model: nn.Module, slots: dict[str, Tensor], manifest: Manifest) -> None:
+def _untie_(model: nn.Module, targets: dict[str, Tensor], manifest: Manifest) -> None:
     """Give tensors that were stored apart memory of their own, though the configuration ties them."""
     seen: set[int] = set()
-    for name in [name for name in slots if name in manifest.tensors]:
-        if id(slots[name]) in seen:
+    for name in [name for name in targets if name in manifest.tensors]:
+        if id(targets[name]) in seen:
             path, _, own = name.rpartition(".")
-            fresh = torch.empty_like(slots[name])
-            if isinstance(slots[name], nn.Parameter):
-                fresh = nn.Parameter(fresh, requires_grad=slots[name].requires_grad)
+            fresh = torch.empty_like(targets[name])
+            if isinstance(targets[name], nn.Parameter):
+                fresh = nn.Parameter(fresh, requires_grad=targets[name].requires_grad)
             setattr(model.get_submodule(path), own, fresh)
-            slots[name] = fresh
-        seen.add(id(slots[name]))
+            targets[name] = fresh
+        seen.add(id(targets[name]))
 
 
 def _expect_fit(
-    model: nn.Module, slots: Mapping[str, Tensor], manifest: Manifest, *, any_dtype: bool
+    model: nn.Module, targets: Mapping[str, Tensor], manifest: Manifest, *, any_dtype: bool
 ) -> None:
     """Make sure that the model has the names, shapes and ties of the file before any tensor is read."""
-    for name in sorted(slots.keys() ^ (manifest.tensors.keys() | manifest.tied.keys())):
-        lacking = "file" if name in slots else "model"
+    for name in sorted(targets.keys() ^ (manifest.tensors.keys() | manifest.tied.keys())):
+        lacking = "file" if name in targets else "model"
         raise CheckpointError(
             f"{name}: the {lacking} lacks it; file and model are of different architectures"
         )
     for name, entry in manifest.tensors.items():
-        slot = slots[name]
-        if tuple(slot.shape) != entry.shape or not (any_dtype or slot.dtype is entry.torch_dtype):
+        target = targets[name]
+        if tuple(target.shape) != entry.shape or not (any_dtype or target.dtype is entry.torch_dtype):
             raise CheckpointError(
-                f"{name}: the model expects {slot.dtype} {tuple(slot.shape)}, "
+                f"{name}: the model expects {target.dtype} {tuple(target.shape)}, "
                 f"the file holds {entry.dtype} {entry.shape}"
             )
     for alias, name in manifest.tied.items():
-        if slots[alias].shape != slots[name].shape:
+        if targets[alias].shape != targets[name].shape:
             raise CheckpointError(f"{alias}: the model does not tie it to {name}, which has another shape")
     if not any_dtype and stored(model)[1] != manifest.tied:
         raise CheckpointError(

@@ -16,16 +16,16 @@ from torch import Tensor
 from sigprune.base.atomic_dir import bytes_in, taking
 from sigprune.base.canonical_json import get, read_object
 from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint, reading_damaged
-from sigprune.base.registry import Plain
-from sigprune.base.safetensors_header import MOST_HEADER, header_text
+from sigprune.base.registry import JsonValue
+from sigprune.base.safetensors_header import MAX_HEADER, header_text
 from sigprune.base.tensors import Tensors
 from sigprune.format.names import DENSE, DENSE_INDEX
 
-MOST = 5 * 10**9
+MAX_SHARD_BYTES = 5 * 10**9
 """Bytes of tensors in one file, unless a single tensor is larger."""
 
 
-MOST_TENSORS = 20_000
+MAX_TENSORS = 20_000
 """Tensors in one file, so that readers take its header; files of a whole model in one aside."""
 
 
@@ -104,17 +104,17 @@ def write_file(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
         raise BadInput(f"{path.name}: these tensors cannot be stored as safetensors: {error}") from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > MOST_HEADER:
+    if length > MAX_HEADER:
         path.unlink()
         raise BadInput(
-            f"{path.name}: its header would have {length:,} bytes, readers take {MOST_HEADER:,}: write "
-            "smaller files (most, --max-shard), or shorter provenance"
+            f"{path.name}: its header would have {length:,} bytes, readers take {MAX_HEADER:,}: write "
+            "smaller files (max_shard_bytes, --max-shard), or shorter provenance"
         )
     # safetensors makes files that only their owner can read; give them the permissions of any new file.
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 
-def file_facts(path: Path) -> dict[str, Plain]:
+def file_facts(path: Path) -> dict[str, JsonValue]:
     """Its size in ``bytes`` and its ``sha256``."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -169,7 +169,7 @@ class ShardWriter:
         single: name of the file if one is enough.
         numbered: (number from 1, count) -> name of one of several.
         metadata: names of what was added to a file -> its metadata.
-        most: bytes of tensors in one file; it holds :data:`MOST_TENSORS` if there may be several.
+        max_shard_bytes: bytes of tensors in one file; it holds :data:`MAX_TENSORS` if there may be several.
     """
 
     def __init__(
@@ -179,10 +179,10 @@ class ShardWriter:
         numbered: Callable[[int, int], str],
         metadata: Callable[[Sequence[str]], dict[str, str]],
         *,
-        most: int = MOST,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         self._folder, self._single, self._numbered = folder, single, numbered
-        self._metadata, self._most = metadata, most
+        self._metadata, self._max_shard_bytes = metadata, max_shard_bytes
         self._names: set[str] = set()
         self._waiting: Tensors = {}
         self._added: list[str] = []
@@ -200,7 +200,9 @@ class ShardWriter:
             raise BadInput(f"{taken}: two tensors would have this name in {self._single}")
         self._names |= tensors.keys()
         size = sum(t.numel() * t.element_size() for t in tensors.values())
-        full = self._bytes + size > self._most or (len(self._added) >= MOST_TENSORS and self._most < 2**63)
+        full = self._bytes + size > self._max_shard_bytes or (
+            len(self._added) >= MAX_TENSORS and self._max_shard_bytes < 2**63
+        )
         if self._added and full:
             self._flush()
         self._waiting |= tensors

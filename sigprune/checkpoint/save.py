@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sigprune.base.atomic_dir import new_folder
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Plain, Step
+from sigprune.base.registry import JsonValue, MemberSpec
+from sigprune.base.renamed import old_keywords
 from sigprune.base.tensors import Tensors
 from sigprune.checkpoint.packing import storable
 from sigprune.checkpoint.rebuild import prove_config
-from sigprune.checkpoint.safetensors_io import MOST, file_facts
+from sigprune.checkpoint.safetensors_io import MAX_SHARD_BYTES, file_facts
 from sigprune.checkpoint.writers import DenseWriter, PackedWriter
 from sigprune.families.adapters import adapters
 from sigprune.families.codecs import codecs
@@ -35,24 +36,26 @@ class SavesItself(Protocol):
         """Write its files into the folder."""
 
 
+@old_keywords(most="max_shard_bytes")
 def save(
     folder: str | Path,
     view: View,
     mask: Mask,
     *,
-    codec: str | Step | ModuleType = "bitmask",
-    extra: Mapping[str, Plain] | None = None,
-    most: int = MOST,
+    codec: str | MemberSpec | ModuleType = "bitmask",
+    extra: Mapping[str, JsonValue] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     preprocessing: Preprocessing | None = None,
     processor: SavesItself | None = None,
     tokenizer: SavesItself | None = None,
-) -> dict[str, dict[str, Plain]]:
+) -> dict[str, dict[str, JsonValue]]:
     """Write a masked model as a folder that plain timm or transformers load, and packed for sigprune.
 
     ``config.json`` is the library's own. ``model.safetensors`` holds every tensor dense, removed entries
     +0.0, under its state-dict name, tied copies once. ``model.sparse.safetensors`` holds masked tensors as
     the codec packs them, all others as they are, and the manifest (docs/format.md). Models larger than
-    ``most`` come as numbered files with an index, but for the dense file of timm, which reads one file only.
+    ``max_shard_bytes`` come as numbered files with an index, except the dense file of timm, which reads one
+    file only.
     Equal models give equal bytes.
 
     Args:
@@ -61,7 +64,7 @@ def save(
         mask: what was removed; tensors that it does not name are stored dense.
         codec: how masked tensors are packed.
         extra: plain values for the manifest's provenance: recipe, digest of the recipe, versions.
-        most: bytes of tensors in one file.
+        max_shard_bytes: bytes of tensors in one file.
         preprocessing: how an image file becomes the model's input, and the names of its outputs, for the
             library's own transform or image processor; None: what the model's own configuration says.
         processor: of transformers, for images, sound or several kinds of input: written beside the weights.
@@ -108,15 +111,15 @@ def save(
             if companion is not None:
                 companion.save_pretrained(staging)
         prove_config(view, staging)
-        provenance: dict[str, Plain] = dict(extra or {})
+        provenance: dict[str, JsonValue] = dict(extra or {})
         if view.weights_origin == "pretrained":
             provenance.setdefault("weights_origin", "pretrained")
         provenance |= _findings(view, mask)
         packed = PackedWriter(
-            staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), most,
+            staging, view.library, view.architecture, tied, provenance, codecs.choose(codec), max_shard_bytes,
             network_in(staging),
         )  # fmt: skip
-        dense = DenseWriter(staging, most if adapter.SHARDED else None)
+        dense = DenseWriter(staging, max_shard_bytes if adapter.SHARDED else None)
         for name, tensor in tensors.items():
             keep = mask.keep.get(name)
             values = storable(tensor, keep)
@@ -150,7 +153,7 @@ def stored(module: nn.Module) -> tuple[Tensors, dict[str, str]]:
     return tensors, tied
 
 
-def _findings(view: View, mask: Mask) -> dict[str, Plain]:
+def _findings(view: View, mask: Mask) -> dict[str, JsonValue]:
     """What the mask empties, for the provenance; warned of, too."""
     found = emptied(view, mask)
     if not str(found):

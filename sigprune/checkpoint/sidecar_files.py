@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from sigprune.base.canonical_json import load_object, read_object, read_text
 from sigprune.base.errors import BadInput, CheckpointError, TooLarge, in_checkpoint
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.checkpoint.safetensors_io import file_facts
 from sigprune.format.index import KEY
 from sigprune.format.manifest import SCHEMA
 from sigprune.format.names import CONFIG, DENSE, DENSE_INDEX, REPORT, is_packed_file
-from sigprune.models.opening import split_ref
+from sigprune.models.opening import parse_ref
 from sigprune.sources.hub_client import fetch, listing, offline
 from sigprune.sources.local_files import Listing, file_in, files_in
 
@@ -36,7 +36,7 @@ _REWRITTEN = re.compile(
 )
 
 
-def copy_beside(
+def copy_sidecar_files(
     ref: str | Path, source: Path, target: Path, library: str, *, packed: bool, same: bool
 ) -> tuple[str, ...]:
     """Copy ``config.json``, which names the plug-in if packed files lie beside it, and small texts.
@@ -116,7 +116,7 @@ def tell_files_(folder: Path) -> None:
 
 def _listed(ref: str | Path, source: Path) -> tuple[dict[str, int], dict[str, str], str | None]:
     """Of what is not hidden: name -> bytes, and name -> why it is not read; the repository, if asked."""
-    reference = split_ref(str(ref))
+    reference = parse_ref(str(ref))
     repository = reference.name if reference.kind == "hub" else None
     if repository is None or offline():
         found, repository = files_in(source), None
@@ -147,7 +147,7 @@ def _travels(name: str, size: int) -> bool:
     return small and (path.suffix in _TEXTS or _LEGAL.fullmatch(path.name) is not None)
 
 
-def _report(path: Path) -> dict[str, Plain] | None:
+def _report(path: Path) -> dict[str, JsonValue] | None:
     """What the file says, if a run wrote it."""
     try:
         plain = read_object(path)

@@ -24,7 +24,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from sigprune.base.errors import CheckpointError
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.base.tensors import Tensors
 from sigprune.families.adapters import check_references
 from sigprune.format.index import KEY, manifests_in_files
@@ -73,7 +73,7 @@ def register(unpack: Unpack) -> None:
     class SparseConfig(QuantizationConfigMixin):  # type: ignore[misc]  # untyped
         """The ``quantization_config`` of a ``config.json`` beside packed files."""
 
-        def __init__(self, schema: int = SCHEMA, **_: Plain) -> None:
+        def __init__(self, schema: int = SCHEMA, **_: JsonValue) -> None:
             self.quant_method = KEY
             self.schema = schema
             self.dequantize = True

@@ -13,14 +13,14 @@ from torch import Tensor
 from sigprune.base.atomic_dir import new_folder
 from sigprune.base.canonical_json import expect_readable
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Choice, Plain
+from sigprune.base.registry import BoundMember, JsonValue
 from sigprune.checkpoint.packing import pack
-from sigprune.checkpoint.safetensors_io import MOST, ShardWriter
+from sigprune.checkpoint.safetensors_io import MAX_SHARD_BYTES, ShardWriter
 from sigprune.families.codecs import Codec
 from sigprune.format.index import KEY, Index, digest_of, to_index_file
 from sigprune.format.manifest import Entry, Manifest
 from sigprune.format.names import DENSE, DENSE_INDEX, PACKED, PACKED_INDEX, REPORT, dense_shard, packed_shard
-from sigprune.models.opening import local
+from sigprune.sources.reference import local_path
 
 _OURS = (PACKED, PACKED_INDEX, REPORT)
 """Files that show that sigprune wrote a folder."""
@@ -65,7 +65,7 @@ class Written:
 
 
 @contextmanager
-def filling(folder: str | Path, *sources: str | Path | None, force: bool = False) -> Iterator[Path]:
+def staging_dir(folder: str | Path, *sources: str | Path | None, force: bool = False) -> Iterator[Path]:
     """A new folder for a checkpoint, as :func:`new_folder` makes it.
 
     Args:
@@ -80,7 +80,7 @@ def filling(folder: str | Path, *sources: str | Path | None, force: bool = False
     """
     target = Path(folder).expanduser().resolve()
     for source in sources if force else ():
-        path = None if source is None else local(source)
+        path = None if source is None else local_path(source)
         if path is not None and path.resolve().is_relative_to(target):
             raise BadInput(f"{folder}: replacing it would delete {source}, which is read; choose another")
     with new_folder(folder, replace=_OURS if force else ()) as staging:
@@ -104,7 +104,7 @@ class PackedWriter:
         tied: state-dict name of a tied copy -> the name it is stored under.
         provenance: what the manifest says beside.
         codec: how masked tensors are packed.
-        most: bytes of a file.
+        max_shard_bytes: bytes of a file.
         network: what of ``config.json`` makes the network.
     """
 
@@ -112,18 +112,22 @@ class PackedWriter:
     library: str
     architecture: str
     tied: Mapping[str, str]
-    provenance: Mapping[str, Plain]
-    codec: Choice[Codec]
-    most: int = MOST
-    network: Mapping[str, Plain] = field(default_factory=dict)
+    provenance: Mapping[str, JsonValue]
+    codec: BoundMember[Codec]
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    network: Mapping[str, JsonValue] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
     _shards: list[Manifest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         expect_readable({"provenance": dict(self.provenance), "network": dict(self.network)})
-        self._writer = ShardWriter(self.folder, PACKED, packed_shard, self._metadata, most=self.most)
+        self._writer = ShardWriter(
+            self.folder, PACKED, packed_shard, self._metadata, max_shard_bytes=self.max_shard_bytes
+        )
 
-    def add(self, name: str, tensor: Tensor, keep: Tensor | None, codec: Choice[Codec] | None = None) -> None:
+    def add(
+        self, name: str, tensor: Tensor, keep: Tensor | None, codec: BoundMember[Codec] | None = None
+    ) -> None:
         """One tensor: on the CPU, contiguous, removed entries +0.0; packed by ``codec`` if it is given.
 
         Raises:
@@ -162,15 +166,17 @@ class DenseWriter:
 
     Attributes:
         folder: where the files go.
-        most: bytes of a file; None: one file, whatever its size (timm reads no other).
+        max_shard_bytes: bytes of a file; None: one file, whatever its size (timm reads no other).
     """
 
     folder: Path
-    most: int | None = MOST
+    max_shard_bytes: int | None = MAX_SHARD_BYTES
 
     def __post_init__(self) -> None:
-        most = self.most if self.most is not None else 2**63
-        self._writer = ShardWriter(self.folder, DENSE, dense_shard, lambda _: {"format": "pt"}, most=most)
+        max_shard_bytes = self.max_shard_bytes if self.max_shard_bytes is not None else 2**63
+        self._writer = ShardWriter(
+            self.folder, DENSE, dense_shard, lambda _: {"format": "pt"}, max_shard_bytes=max_shard_bytes
+        )
 
     def add(self, name: str, tensor: Tensor) -> None:
         """One tensor, on the CPU and contiguous."""
@@ -178,7 +184,7 @@ class DenseWriter:
 
     def flush(self) -> None:
         """Write what was added as a file of its own, if there may be several."""
-        if self.most is not None:
+        if self.max_shard_bytes is not None:
             self._writer.flush()
 
     def close(self) -> None:

@@ -136,7 +136,7 @@ def spectrum(
         raise BadInput("--init A,B is --compare init.method=A,B: give one of them")
     path, values = compared(compare or f"init.method={init or 'orthogonal,kaiming'}")
     chosen = [f"data.source={data}", f"data.size={'null' if size is None else size}"]
-    bound = [] if max_memory is None else [f"measure.most_gib={max_memory}"]
+    bound = [] if max_memory is None else [f"measure.max_memory_gib={max_memory}"]
     asked = [f"measure.examples={examples}", "measure.max_seconds=null"]
     given = [*chosen, *asked, *bound, *(settings or ())]
     variants = {

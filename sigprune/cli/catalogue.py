@@ -10,9 +10,9 @@ from typing import Any
 
 from sigprune import families as folder
 from sigprune.base.errors import BadInput, UnknownName
-from sigprune.base.registry import Family, Member, Option, Plain
+from sigprune.base.registry import Family, JsonValue, Member, Option
 
-Row = dict[str, Plain]
+Row = dict[str, JsonValue]
 OTHERS = ("models", "recipes")
 """What can be listed and is no family."""
 
@@ -58,7 +58,7 @@ def _member(member: Member) -> Row:
         for key, value in member.facts.items()
         if key in {"NEEDS", "SCHEDULE", "ROUNDS", "REMOVED", "PAPER"}
     }
-    options: list[Plain] = [_option(option) for option in member.options.values()]
+    options: list[JsonValue] = [_option(option) for option in member.options.values()]
     return {"name": member.name, "summary": member.summary, "options": options, **facts}
 
 
@@ -73,7 +73,7 @@ def _recipes() -> list[Row]:
     found: list[Row] = []
     for name in shipped():
         recipe = load_recipe(name)
-        steps: dict[str, Plain] = {"data": recipe.data.source.name, "score": recipe.prune.score.name}
+        steps: dict[str, JsonValue] = {"data": recipe.data.source.name, "score": recipe.prune.score.name}
         found.append({"name": name, "model": recipe.model.ref, **steps, "sparsity": recipe.prune.sparsity})
     return found
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.cli.options import AsJson, Quiet, RecipeRef, Settings, Trust
 
 if TYPE_CHECKING:
@@ -35,18 +35,19 @@ def check(
 
     checked = load_recipe(recipe, settings or ())
     checked = checked.consented() if trust else checked
-    rows = carry_out(checked, watch(quiet=quiet), variants=variant or (), seeds=seeds)
+    done = carry_out(checked, watch(quiet=quiet), variants=variant or (), seeds=seeds)
+    rows = [cast("dict[str, JsonValue]", row) for row in done]
     print_json(rows) if as_json else _print(console(), rows)
 
 
-def _print(console: Console, rows: Sequence[Mapping[str, Plain]]) -> None:
+def _print(console: Console, rows: Sequence[Mapping[str, JsonValue]]) -> None:
     """What became of each variant, then why some were stopped or left out."""
     shown = "variant", "overlap", "chance", "mean_jsv", "effective_sparsity", "test_accuracy", "accuracy_std"
-    told = [row for row in rows if "skipped" not in row]
-    known = [key for key in shown if any(not _is_unknown(row[key]) for row in told)]
+    run = [row for row in rows if "skipped" not in row]
+    known = [key for key in shown if any(not _is_unknown(row[key]) for row in run)]
     from sigprune.cli.console import print_rows
 
-    print_rows(console, [{key: row[key] for key in known} for row in told], digits=3)
+    print_rows(console, [{key: row[key] for key in known} for row in run], digits=3)
     console.print("\noverlap: Jaccard index with the mask of the recipe itself; chance: of independent masks")
     for row in rows:
         if row.get("stopped"):
@@ -55,5 +56,5 @@ def _print(console: Console, rows: Sequence[Mapping[str, Plain]]) -> None:
             console.print(f"{row['variant']}: left out: {row['skipped']}")
 
 
-def _is_unknown(value: Plain) -> bool:
+def _is_unknown(value: JsonValue) -> bool:
     return isinstance(value, float) and math.isnan(value)

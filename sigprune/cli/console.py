@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sigprune.base.escape import printable
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
 _GAP = 3
 """Columns between those of a table."""
@@ -44,7 +44,7 @@ def print_json(data: object) -> None:
 
 
 def print_rows(
-    console: Console, rows: Sequence[Mapping[str, Plain]], *, digits: int = 4, prose: bool = False
+    console: Console, rows: Sequence[Mapping[str, JsonValue]], *, digits: int = 4, prose: bool = False
 ) -> None:
     """A table with a column for each key; no word is broken where the console has room for that.
 
@@ -107,16 +107,16 @@ def _print_paragraphs(console: Console, columns: Mapping[str, Sequence[str]]) ->
                 console.print(Padding(Text(f"{key}: {cells[index]}"), (0, 0, 0, 2)), soft_wrap=False)
 
 
-def is_number(value: Plain) -> bool:
+def is_number(value: JsonValue) -> bool:
     """Whether it is a number, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_figure(value: Plain) -> bool:
+def _is_figure(value: JsonValue) -> bool:
     return is_number(value) or (isinstance(value, str) and value.endswith("%"))
 
 
-def cell(value: Plain, digits: int = 4) -> str:
+def cell(value: JsonValue, digits: int = 4) -> str:
     """A value in a table: one line, so many significant digits."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "yes", False: "no"}[value]

@@ -8,16 +8,16 @@ from typing import cast
 
 from rich.console import Console
 
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.cli.console import print_rows
 
-Row = dict[str, Plain]
+Row = dict[str, JsonValue]
 
 _MATRIX = ("min", "mean", "max", "std", "epsilon", "residual")
 _OPERATOR = ("min", "mean", "max", "epsilon")
 
 
-def print_layers(console: Console, facts: Mapping[str, Plain]) -> None:
+def print_layers(console: Console, facts: Mapping[str, JsonValue]) -> None:
     """A tree of stages and weights with their singular values, then the worst of them."""
     rows = cast("list[Row]", facts["layers"])
     stages: dict[str, list[Row]] = {}

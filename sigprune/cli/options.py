@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
 if TYPE_CHECKING:
     from sigprune.recipe.recipe import Recipe
@@ -58,7 +58,7 @@ def recipe_for(model: str, pretrained: bool, seed: int, settings: Sequence[str])
     from sigprune.recipe.recipe import override, parse_recipe
 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[:/@]", model.rstrip("/"))[-1]).lstrip("._-")
-    start: dict[str, Plain] = {
+    start: dict[str, JsonValue] = {
         "name": name or "model",
         "seed": seed,
         "model": {"ref": model, "pretrained": pretrained},

@@ -25,7 +25,7 @@ from sigprune.base.escape import printable
 from sigprune.cli.interruptions import Interruptions
 
 if TYPE_CHECKING:
-    from sigprune.report.schema import Moment
+    pass
 
 _USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 """The root of usage errors, ClickException; typer has moved it between versions and does not export it."""
@@ -108,8 +108,11 @@ def _show(error: FindingFailed) -> None:
     """What was measured before the finding failed, on standard error."""
     from sigprune.cli.console import console
     from sigprune.cli.tables import print_signal
+    from sigprune.report.run_record import Measurement
+    from sigprune.report.serialize import of_measurement
 
-    print_signal(console(stderr=True), cast("Sequence[Moment]", error.signal))
+    moments = [of_measurement(one) for one in error.signal if isinstance(one, Measurement)]
+    print_signal(console(stderr=True), moments)
 
 
 def _say(message: str, code: int, *, several: bool = True) -> int:

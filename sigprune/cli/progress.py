@@ -12,7 +12,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElap
 from rich.progress import Progress as Bars
 
 from sigprune.base.escape import printable
-from sigprune.base.progress import Progress, SilentProgress, Tell
+from sigprune.base.progress import Progress, ProgressCallback, SilentProgress
 
 OFTEN = 30.0
 """Seconds after which a step that is still under way gets another line."""
@@ -30,7 +30,7 @@ class TerminalProgress:
         self._current: tuple[Bars, TaskID] | None = None
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Tell]:
+    def step(self, title: str) -> Iterator[ProgressCallback]:
         """Draw the step until it ends; its last line stays."""
         columns = (
             SpinnerColumn(finished_text="✓"),
@@ -45,11 +45,11 @@ class TerminalProgress:
             task = bars.add_task(title, total=None, count="", said="")
             self._current = bars, task
 
-            def tell(done: int, total: int) -> None:
+            def on_progress(done: int, total: int) -> None:
                 bars.update(task, completed=done, total=total, count=f"{done}/{total}")
 
             try:
-                yield tell
+                yield on_progress
             finally:
                 self._current = None
             bars.update(task, completed=1, total=1)
@@ -76,16 +76,16 @@ class LineProgress:
         self._title = ""
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Tell]:
+    def step(self, title: str) -> Iterator[ProgressCallback]:
         """Write the title, and from time to time how far the step has come."""
         self._title = title
         self._write(title)
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             if self._clock() - self._last >= OFTEN:
                 self._write(f"{title}: {done}/{total}")
 
-        yield tell
+        yield on_progress
 
     def say(self, text: str) -> None:
         """Write it behind the title of the step."""

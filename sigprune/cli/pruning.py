@@ -140,16 +140,16 @@ def convert(
     if not math.isfinite(max_shard):
         raise BadInput(f"--max-shard: expected a number of GB, got {max_shard}")
     with watch(quiet=quiet).step(f"convert {ref}"):
-        most = round(max_shard * 1e9)
+        max_shard_bytes = round(max_shard * 1e9)
         if weights is None:
             done = write(
-                ref, folder, to=to or "packed", codec=codec, mask=mask, revision=revision, most=most,
-                force=force, accept_config=accept_config,
+                ref, folder, to=to or "packed", codec=codec, mask=mask, revision=revision,
+                max_shard_bytes=max_shard_bytes, force=force, accept_config=accept_config,
             )  # fmt: skip
         else:
             done = convert_state_dict(
                 StateDictFile(weights, by_order), ref, folder, to=to or "dense", codec=codec, mask=mask,
-                revision=revision, most=most, force=force,
+                revision=revision, max_shard_bytes=max_shard_bytes, force=force,
             )  # fmt: skip
     if as_json:
         counts = {"tensors": len(done.layers), "kept": done.kept, "total": done.total}
@@ -172,7 +172,7 @@ def _by_shard(
     """Prune files; everything that is not the threshold's belongs to networks that are run."""
     from sigprune.checkpoint.inspection import inspect
     from sigprune.checkpoint.prune_shards import prune_files
-    from sigprune.checkpoint.writers import filling
+    from sigprune.checkpoint.writers import staging_dir
     from sigprune.cli.console import console, print_json
     from sigprune.cli.progress import watch
     from sigprune.cli.tables import nearly_empty, print_checkpoint, print_left
@@ -189,8 +189,8 @@ def _by_shard(
     recipe = recipe_for(model, True, seed, ["prune.score=magnitude", *words])
     folder = out or Path("runs") / f"{model.rstrip('/').rpartition('/')[2]}-by-shard"
     with (
-        filling(folder, model, force=force) as staging,
-        watch(quiet=quiet).step("prune by shard") as tell,
+        staging_dir(folder, model, force=force) as staging,
+        watch(quiet=quiet).step("prune by shard") as on_progress,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", EmptiedWeights)  # printed, or in the JSON
@@ -203,7 +203,7 @@ def _by_shard(
             include=recipe.prune.include + (("head",) if recipe.prune.heads == "prune" else ()),
             exclude=recipe.prune.exclude,
             seed=seed,
-            report=tell,
+            on_progress=on_progress,
         )
         (staging / CARD).write_text(plain_card(read_manifest(staging)), encoding="utf-8")
     facts = inspect(folder)

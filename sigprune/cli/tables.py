@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.cli.console import cell, print_rows
 from sigprune.report.card_sections import dense_heads
 from sigprune.report.record import Report, gains, number
@@ -41,7 +41,7 @@ def print_signal(console: Console, moments: Sequence[Moment]) -> None:
     low, high = min(edges, default=1.0), max(edges, default=1.0)
     span = f"{low:.2g} to {high:.2g}, log"
     blocks = " ▁▂▃▄▅▆▇█" if console.encoding.lower().startswith("utf") else " .:-=+*#%"
-    rows: list[dict[str, Plain]] = [
+    rows: list[dict[str, JsonValue]] = [
         {"singular values": m["moment"], **{key: number(m["summary"][key]) for key in keys}} for m in moments
     ]
     taken = sum(3 + max(len(key), *(len(cell(row[key], 3)) for row in rows)) for key in rows[0])
@@ -88,10 +88,10 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
     console.print(f"written to {folder}")
 
 
-def print_anatomy(console: Console, facts: Mapping[str, Plain]) -> None:
+def print_anatomy(console: Console, facts: Mapping[str, JsonValue]) -> None:
     """A tree of stages and weights, then what is skipped by reason, then the gates."""
     weights = _rows(facts["weights"])
-    stages: dict[str, list[dict[str, Plain]]] = {}
+    stages: dict[str, list[dict[str, JsonValue]]] = {}
     for row in weights:
         stages.setdefault(str(row["stage"]), []).append(row)
     lines = [line for stage, inside in stages.items() for line in _branch(console, stage, inside)]
@@ -113,7 +113,7 @@ def print_anatomy(console: Console, facts: Mapping[str, Plain]) -> None:
     )
 
 
-def print_checkpoint(console: Console, facts: Mapping[str, Plain]) -> None:
+def print_checkpoint(console: Console, facts: Mapping[str, JsonValue]) -> None:
     """Sparsity of every layer, then the files."""
     layers = _rows(facts["layers"])
     print_rows(console, [{**row, "shape": _shape(row["shape"])} for row in layers])
@@ -140,7 +140,7 @@ def kept_words(kept: int, total: int, tensors: int, sparsity: float) -> str:
     return f"{kept:,} of {total:,} entries kept in {tensors:,} tensors, sparsity {cell(sparsity)}"
 
 
-def _told(value: Plain) -> str:
+def _told(value: JsonValue) -> str:
     """A value of a manifest on one line; what has several levels is for ``--json``."""
     if isinstance(value, dict):
         if any(isinstance(one, dict | list) for one in value.values()):
@@ -151,7 +151,9 @@ def _told(value: Plain) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]) -> list[dict[str, Plain]]:
+def _branch(
+    console: Console, stage: str, weights: Sequence[Mapping[str, JsonValue]]
+) -> list[dict[str, JsonValue]]:
     """The lines of one stage: its sums and its weights, named below it; one line if that is all."""
     if len(weights) == 1:
         return [_leaf(str(weights[0]["name"]), weights[0])]
@@ -159,7 +161,7 @@ def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]
     blocks, parameters, share = (
         sum(_number(row[key]) for row in weights) for key in ("blocks", "parameters", "share")
     )
-    lines: list[dict[str, Plain]] = [dict.fromkeys(_leaf("", weights[0]), "")]
+    lines: list[dict[str, JsonValue]] = [dict.fromkeys(_leaf("", weights[0]), "")]
     lines[0] |= {"weights by stage": stage, "share": _percent(share)}
     lines[0] |= {"blocks": int(blocks), "parameters": int(parameters)}
     for row in weights:
@@ -168,7 +170,7 @@ def _branch(console: Console, stage: str, weights: Sequence[Mapping[str, Plain]]
     return lines
 
 
-def _leaf(name: str, row: Mapping[str, Plain]) -> dict[str, Plain]:
+def _leaf(name: str, row: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     tied = row["tied"] if isinstance(row["tied"], list) else []
     notes = {
         "not prunable": not row["prunable"],
@@ -231,11 +233,11 @@ def _bars(histogram: Histogram, low: float, high: float, blocks: str, width: int
     return "".join(blocks[math.ceil(count / most * (len(blocks) - 1))] for count in columns)
 
 
-def _rows(value: Plain) -> list[dict[str, Plain]]:
+def _rows(value: JsonValue) -> list[dict[str, JsonValue]]:
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
 
-def _shape(value: Plain) -> str:
+def _shape(value: JsonValue) -> str:
     return "x".join(str(n) for n in value) if isinstance(value, list) else str(value)
 
 
@@ -243,7 +245,7 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.0005 else "<0.1%"
 
 
-def _number(value: Plain) -> float:
+def _number(value: JsonValue) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from sigprune.base.errors import Diverged, FindingFailed
-from sigprune.base.progress import Progress, Tell, say
-from sigprune.base.registry import Plain, Step
+from sigprune.base.progress import Progress, ProgressCallback, say
+from sigprune.base.registry import MemberSpec
 from sigprune.experiment.setup import Setting, method_of, open_setting, policy_of
 from sigprune.init.policy import Treatment, treatments
 from sigprune.init.reinit import reinit_
+from sigprune.models.opening import parse_ref
 from sigprune.propagation.calibration import calibrate_, scaled_part
 from sigprune.propagation.findings import Evidence, judge, paths_of
 from sigprune.propagation.repair import restore_
@@ -23,6 +24,15 @@ from sigprune.pruning.choose import Pruned, apply_, choose_mask
 from sigprune.pruning.mask_transfer import transfer
 from sigprune.recipe.recipe import Recipe
 from sigprune.report import serialize
+from sigprune.report.run_record import (
+    CalibrationRecord,
+    EpochRow,
+    Evaluation,
+    Measurement,
+    PreprocessingRecord,
+    RepairRecord,
+    RunRecord,
+)
 from sigprune.training.determinism import deterministic
 from sigprune.training.image_detail import detail_finding
 from sigprune.training.image_fitting import Batches
@@ -37,17 +47,12 @@ from sigprune.values.view import View
 
 @dataclass(eq=False)
 class Experiment:
-    """One recipe on its way; what the report will tell grows as the steps are done."""
+    """One recipe on its way; its record grows as the steps are done."""
 
     recipe: Recipe
     progress: Progress
-    told: dict[str, Plain] = field(default_factory=dict)
-    signal: list[Plain] = field(default_factory=list)
-    findings: list[Plain] = field(default_factory=list)
-    scores: dict[str, Plain] = field(default_factory=dict)
-    seconds: dict[str, Plain] = field(default_factory=dict)
+    record: RunRecord = field(default_factory=RunRecord)
     treated: tuple[Treatment, ...] = ()
-    calibrations: list[Plain] = field(default_factory=list)
     scales: defaultdict[str, float] = field(default_factory=lambda: defaultdict(lambda: 1.0))
     gains: Profile | None = None
     setting: Setting = field(init=False)
@@ -58,20 +63,19 @@ class Experiment:
         with self.step("open"):
             self.setting = open_setting(self.recipe)
             self.view = self.setting.view
-            self.told["preprocessing"] = serialize.of_preprocessing(
-                self.setting.preprocessing,
-                len(self.setting.data.classes),
-                from_weights=self.setting.images.normalisation is not None,
-            )
-            self.findings += [serialize.of_finding(finding) for finding in self.setting.findings()]
+            if (known := self.setting.preprocessing) is not None:
+                from_weights = self.setting.images.normalisation is not None
+                classes = len(self.setting.data.classes)
+                self.record.preprocessing = PreprocessingRecord(known, classes, from_weights)
+            self.record.findings += self.setting.findings()
         try:
             with deterministic(next(self.view.module.parameters()).device, full_precision=True):
-                return self.sculpt()
+                return self.prune_and_repair()
         except FindingFailed as error:
-            error.signal = tuple(self.signal)
+            error.signal = tuple(self.record.measurements)
             raise
 
-    def sculpt(self) -> tuple[View | None, Mask]:
+    def prune_and_repair(self) -> tuple[View | None, Mask]:
         """From the values of the opened model to those that are trained."""
         self.look("as opened")
         self.initialise()
@@ -81,7 +85,6 @@ class Experiment:
         dense = self.twin() if "dense" in self.recipe.baselines else None
         pruned = self.prune()
         spectrum = self.look("after pruning")
-        self.told["isometry"] = None
         if self.recipe.isometry is not None:
             spectrum = self.restore(self.recipe.isometry, pruned.mask)
         self.judge(spectrum, pruned)
@@ -98,8 +101,9 @@ class Experiment:
             opened = reinit_(self.view, init.method, seed=seed, gates=init.gates, policy=policy)
         self.calibrate("after init")
         kept = model.pretrained and init.method is None
-        self.told["model"] = serialize.of_model(self.view, model.ref, opened, kept=kept)
-        self.told["init"] = serialize.of_init(self.view, self.treated, replaced_in(self.view.module))
+        ref = parse_ref(model.ref)
+        self.record.model = serialize.model_record(self.view, ref, model.ref, opened, kept=kept)
+        self.record.parts = serialize.part_records(self.view, self.treated, replaced_in(self.view.module))
         redrawn = any(not one.kept for one in self.treated if one.part != "gates")
         if redrawn or opened or init.calibrate:
             self.look("after init")
@@ -109,35 +113,39 @@ class Experiment:
         if self.recipe.init.calibrate is None:
             return
         setting, target = self.setting, self.recipe.init.calibrate
-        with self.step(f"calibrate {moment}") as tell:
+        with self.step(f"calibrate {moment}") as on_progress:
             done = calibrate_(
-                setting.measured_view, setting.measured(), target=target, seed=self.recipe.seed, report=tell
+                setting.measured_view,
+                setting.measured(),
+                target=target,
+                seed=self.recipe.seed,
+                on_progress=on_progress,
             )
-        self.calibrations.append(serialize.of_calibration(moment, done))
+        self.record.calibrations.append(CalibrationRecord(moment, done))
         for weight in self.view.weights:
             self.scales[weight.name] *= done.factors.get(scaled_part(weight), 1.0)
 
     def look(self, moment: str) -> Spectrum | None:
         """Measure the Jacobian's singular values on a fixed few training examples."""
-        with self.step(f"measure {moment}") as tell:
-            spectrum = self.setting.spectrum(tell)
+        with self.step(f"measure {moment}") as on_progress:
+            spectrum = self.setting.spectrum(on_progress)
             self.gains = self.setting.profile()
-        self.signal.append(serialize.of_spectrum(moment, spectrum, self.gains))
+        self.record.measurements.append(Measurement(moment, spectrum, self.gains))
         return spectrum
 
     def prune(self) -> Pruned:
         """Choose the mask and apply it."""
-        with self.step("prune") as tell:
-            pruned = mask_for(self.setting, tell)
+        with self.step("prune") as on_progress:
+            pruned = mask_for(self.setting, on_progress)
             apply_(self.view, pruned.mask)
         return pruned
 
-    def restore(self, isometry: Step, mask: Mask) -> Spectrum | None:
+    def restore(self, isometry: MemberSpec, mask: Mask) -> Spectrum | None:
         """Restore isometry at the gains of the initialisation, and look again."""
         gains = {name: one.gain * self.scales[name] for one in self.treated for name in one.names}
-        with self.step("isometry") as tell:
-            done = restore_(self.view, mask, isometry, gain=gains, report=tell)
-        self.told["isometry"] = serialize.of_restoration(isometry.name, done)
+        with self.step("isometry") as on_progress:
+            done = restore_(self.view, mask, isometry, gain=gains, on_progress=on_progress)
+        self.record.repair = RepairRecord(isometry.name, done)
         self.calibrate("after isometry")
         return self.look("after isometry")
 
@@ -151,7 +159,7 @@ class Experiment:
         )
         findings = judge(evidence, self.recipe.bounds(), "before training")
         detail = detail_finding(self.setting.data.train[0], tuple(examples[0].shape[2:]))
-        self.findings += [serialize.of_finding(f) for f in (*detail, *findings)]
+        self.record.findings += [*detail, *findings]
         findings.require()
 
     def twin(self) -> View:
@@ -160,24 +168,25 @@ class Experiment:
 
     def train_both(self, mask: Mask, dense: View | None) -> None:
         """The sparse network, then the dense baseline under the same plan from the same initial values."""
-        self.told["training"] = {"epochs": self.fit("train sparse", self.view, mask)}
+        self.record.training = self.fit("train sparse", self.view, mask)
         try:
-            self.told["dense"] = {"epochs": self.fit("train dense", dense, None)} if dense else None
+            self.record.dense = self.fit("train dense", dense, None) if dense else None
         except Diverged as error:  # no reason to lose the sparse network
-            dense, self.told["dense"] = None, None
+            dense = None
             lost = Finding("dense_baseline", "training", math.nan, 0.0, math.inf, remedy=str(error))
-            self.findings.append(serialize.of_finding(lost))
+            self.record.findings.append(lost)
         if not self.classifier_has_learned():
-            self.told["evaluation_skipped"] = "the classifier is fresh and nothing was trained"
+            self.record.evaluation_skipped = "the classifier is fresh and nothing was trained"
             return
         test = self.setting.test()
         if test is not None:
-            self.scores |= {
-                "test_accuracy": evaluate(self.view, test)["accuracy"],
-                "dense_test_accuracy": evaluate(dense, test)["accuracy"] if dense else None,
-                "examples": len(test[1]),
-                "majority_accuracy": serialize.majority(test[1]),
-            }
+            labels = test[1]
+            self.record.evaluation = Evaluation(
+                sparse=evaluate(self.view, test)["accuracy"],
+                dense=evaluate(dense, test)["accuracy"] if dense else None,
+                examples=len(labels),
+                majority=int(labels.bincount().max()) / len(labels),
+            )
 
     def classifier_has_learned(self) -> bool:
         """Whether something trained the classifier, here or before: else its accuracy is that of chance."""
@@ -189,12 +198,12 @@ class Experiment:
         drawn |= set(replaced.names) if replaced else set()
         return (self.recipe.model.pretrained or self.view.library == "torch") and not heads & drawn
 
-    def fit(self, title: str, view: View, mask: Mask | None) -> list[Plain]:
+    def fit(self, title: str, view: View, mask: Mask | None) -> list[EpochRow]:
         """Train one network; no epochs, no rows."""
         setting, plan = self.setting, self.setting.plan()
         if plan.epochs == 0:
             return []
-        with self.step(title) as tell:
+        with self.step(title) as on_progress:
             rows = fit(
                 view,
                 mask,
@@ -202,22 +211,22 @@ class Experiment:
                 setting.test(),
                 plan,
                 seed=self.recipe.seed,
-                report=tell,
+                on_progress=on_progress,
                 each_epoch=lambda row: say(self.progress, _words(row, plan.epochs)),
             )
         return [dict(row) for row in rows]
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Tell]:
+    def step(self, title: str) -> Iterator[ProgressCallback]:
         """Tell the progress and the clock."""
         start = time.perf_counter()
         try:
-            with self.progress.step(title) as tell:
-                yield tell
+            with self.progress.step(title) as on_progress:
+                yield on_progress
         except KeyboardInterrupt as error:
             error.add_note(f"step {title!r} was not finished")
             raise
-        self.seconds[title] = round(time.perf_counter() - start, 3)
+        self.record.seconds[title] = round(time.perf_counter() - start, 3)
 
 
 def _words(row: Row, epochs: int) -> str:
@@ -231,12 +240,12 @@ def _words(row: Row, epochs: int) -> str:
 Change = Callable[[Batches], Batches]
 
 
-def mask_for(setting: Setting, tell: Tell, change: Change | None = None) -> Pruned:
+def mask_for(setting: Setting, on_progress: ProgressCallback, change: Change | None = None) -> Pruned:
     """The mask that the recipe asks for; the model is not changed.
 
     Args:
         setting: view, data and recipe.
-        tell: told how far scoring is.
+        on_progress: called with (batches read, batches in total).
         change: what to do to the examples before they are scored with (a sanity check).
     """
     view, seed, method = setting.view, setting.recipe.seed, method_of(setting.recipe)
@@ -253,4 +262,4 @@ def mask_for(setting: Setting, tell: Tell, change: Change | None = None) -> Prun
             seed=seed,
         )
         return Pruned(mask)
-    return choose_mask(view, setting.sparsity(), method, given, seed=seed, report=tell)
+    return choose_mask(view, setting.sparsity(), method, given, seed=seed, on_progress=on_progress)

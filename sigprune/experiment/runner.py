@@ -16,7 +16,7 @@ import torch
 from sigprune.base.atomic_dir import new_folder
 from sigprune.base.errors import BadInput, CheckpointError, Diverged
 from sigprune.base.progress import Progress, SilentProgress
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.checkpoint.read import load
 from sigprune.checkpoint.safetensors_io import file_facts
 from sigprune.checkpoint.save import save
@@ -24,7 +24,6 @@ from sigprune.experiment.pipeline import Experiment
 from sigprune.experiment.sanity_checks import check
 from sigprune.format.names import CARD, RECIPE, REPORT
 from sigprune.hub.push_pull import push
-from sigprune.models.opening import split_ref
 from sigprune.propagation.emptied import EmptiedWeights
 from sigprune.recipe.consent import expect_consent
 from sigprune.recipe.recipe import Recipe, load_recipe
@@ -40,7 +39,7 @@ from sigprune.values.mask import Mask
 _UNTRAINED = ".untrained"
 """Holds the network as it was before training, inside the staging folder, until training has succeeded."""
 
-Files: TypeAlias = Mapping[str, Mapping[str, Plain]]
+Files: TypeAlias = Mapping[str, Mapping[str, JsonValue]]
 """File name -> its size in ``bytes`` and its ``sha256``."""
 
 
@@ -102,22 +101,22 @@ def run(
 
 def _send(out: str | Path, recipe: Recipe, progress: Progress) -> None:
     """Push the folder if the recipe says so; it stays whatever the Hub answers."""
-    told = recipe.push
-    if told.repo is None:
+    target = recipe.push
+    if target.repo is None:
         return
-    with progress.step(f"push to {told.repo}"):
+    with progress.step(f"push to {target.repo}"):
         try:
             push(
                 out,
-                told.repo,
-                private=told.private,
-                revision=told.revision,
-                create_pr=told.create_pr,
-                dense=told.dense,
-                sparse=told.sparse,
+                target.repo,
+                private=target.private,
+                revision=target.revision,
+                create_pr=target.create_pr,
+                dense=target.dense,
+                sparse=target.sparse,
             )
         except BadInput as error:
-            raise BadInput(f"{error}; the folder is complete: sigprune push {out} {told.repo}") from error
+            raise BadInput(f"{error}; the folder is complete: sigprune push {out} {target.repo}") from error
 
 
 @dataclass(eq=False)
@@ -132,7 +131,6 @@ class _Run(Experiment):
             out: what it will be called; what is left of a training that diverges lies beside it.
         """
         dense, mask = self.prepare()
-        self.told["checks"] = []
         untrained = folder / _UNTRAINED
         if self.recipe.train.epochs:
             self.save(untrained, mask, "save before training")
@@ -149,16 +147,14 @@ class _Run(Experiment):
         if untrained.exists():
             shutil.rmtree(untrained)
         if self.recipe.checks:
-            rows = check(self.recipe, self.progress, variants=self.recipe.checks)
-            self.told["checks"] = [dict(row) for row in rows]
+            self.record.checks = check(self.recipe, self.progress, variants=self.recipe.checks)
         return self.write(folder, mask)
 
     def save(self, folder: Path, mask: Mask, title: str) -> Files:
         """The network as it is now, dense and packed."""
         recipe = self.recipe
         with self.step(title):
-            revision = split_ref(recipe.model.ref).revision
-            extra = serialize.of_origin(recipe.resolved(), recipe.digest, self.told["model"], revision)
+            extra = serialize.provenance_of(self.record, recipe.resolved(), recipe.digest)
             preprocessing, codec = self.setting.preprocessing, recipe.save.codec
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EmptiedWeights)  # a finding of the report
@@ -175,29 +171,16 @@ class _Run(Experiment):
         """After a divergence: the files saved before training, and a report without an evaluation."""
         for path in untrained.iterdir():
             path.rename(folder / path.name)
-        self.told |= {"training": {"epochs": []}, "dense": None}
-        self.scores.clear()
         stopped = Finding("finite_training", "training", math.nan, 0.0, math.inf, remedy=str(error))
-        self.findings.append(serialize.of_finding(stopped))
+        self.record.findings.append(stopped)
         self.write_report(folder, mask, {path.name: file_facts(path) for path in sorted(folder.iterdir())})
 
     def write_report(self, folder: Path, mask: Mask, files: Files) -> Report:
         """Recipe, report, figures and card beside the weights."""
         recipe = self.recipe
-        report = Report({
-            **self.told,
-            "schema": 1,
-            "recipe": recipe.resolved(),
-            "digest": recipe.digest,
-            "versions": serialize.of_versions(next(self.view.module.parameters()).device),
-            "findings": self.findings,
-            "signal": self.signal,
-            "calibration": self.calibrations,
-            "mask": serialize.of_mask(self.view, mask),
-            "evaluation": self.scores,
-            "files": {name: dict(about) for name, about in files.items()},
-            "timing": {"seconds": self.seconds},
-        })
+        report = serialize.report_of(
+            self.record, self.view, mask, recipe=recipe.resolved(), digest=recipe.digest, files=files
+        )
         (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
         draw(report, folder)
@@ -224,4 +207,4 @@ class _Run(Experiment):
                 f"{folder}: the outputs of the loaded model differ by {difference:.3g} from those of the "
                 f"trained one (expected at most {bound:.3g}): its config.json makes another network"
             )
-        self.scores["reload_difference"] = difference
+        self.record.reload_difference = difference

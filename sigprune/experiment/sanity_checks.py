@@ -16,8 +16,7 @@ from typing import cast
 import torch
 
 from sigprune.base.errors import BadInput, Diverged, FindingFailed, UnknownName, one_line
-from sigprune.base.progress import Progress, Tell
-from sigprune.base.registry import Plain
+from sigprune.base.progress import Progress, ProgressCallback
 from sigprune.base.rng import derive, generator
 from sigprune.experiment.pipeline import Experiment, mask_for
 from sigprune.experiment.setup import Setting, method_of
@@ -26,6 +25,7 @@ from sigprune.families.scores import scores
 from sigprune.pruning.choose import Method, Pruned, apply_, rescore
 from sigprune.recipe.consent import expect_consent
 from sigprune.recipe.recipe import Recipe
+from sigprune.report.schema import CheckFacts
 from sigprune.training.image_fitting import Batches
 from sigprune.values.mask import Mask
 from sigprune.values.spectrum import Spectrum
@@ -43,10 +43,10 @@ VARIANTS: Mapping[str, str] = {
 }
 """Variant -> what is changed."""
 
-Row = dict[str, Plain]
 
-
-def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), seeds: int = 1) -> list[Row]:
+def check(
+    recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), seeds: int = 1
+) -> list[CheckFacts]:
     """Carry out a recipe and its variants, and tabulate what comes of them; nothing is written.
 
     Args:
@@ -75,7 +75,7 @@ def check(recipe: Recipe, progress: Progress, *, variants: Sequence[str] = (), s
         raise BadInput(f"expected at least one seed, got {seeds}")
     expect_consent(recipe)
     chosen = tuple(dict.fromkeys((AS_IS, *(variants or VARIANTS))))
-    reasons = {name: _senseless(recipe, name) for name in chosen}
+    reasons = {name: skip_reason(recipe, name) for name in chosen}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen if not reasons[name]}
     for number in range(seeds):
         seeded = recipe.model_copy(update={"seed": recipe.seed + number})
@@ -120,14 +120,15 @@ class _Variant(Experiment):
                 raise
             stopped, mask = one_line(error), self.pruned.mask
         other = mask if self.reference is None else self.reference
-        found = {str(f["name"]): f["value"] for f in cast("list[Row]", self.findings)}
+        evaluation = self.record.evaluation
+        values = {finding.name: finding.value for finding in self.record.findings}
         return Outcome(
             mask,
             mask.jaccard(other),
             _chance(mask, other),
-            cast(float, found.get("mean_jsv", math.nan)),
-            cast(float, found.get("effective_sparsity", math.nan)),
-            cast(float, self.scores.get("test_accuracy", math.nan)) if not stopped else math.nan,
+            values.get("mean_jsv", math.nan),
+            values.get("effective_sparsity", math.nan),
+            evaluation.sparse if evaluation and not stopped else math.nan,
             stopped,
         )
 
@@ -138,17 +139,17 @@ class _Variant(Experiment):
 
     def prune(self) -> Pruned:
         """The mask of this variant, on the values of this variant."""
-        with self.step(f"prune ({self.variant})") as tell:
-            self.pruned = _choose(self.variant, self.setting, self.reference, tell)
+        with self.step(f"prune ({self.variant})") as on_progress:
+            self.pruned = _choose(self.variant, self.setting, self.reference, on_progress)
         if self.variant == "re-initialised":
             self.initialise(derive(self.recipe.seed, "check", "other initial values"))
         apply_(self.view, self.pruned.mask)
         return self.pruned
 
 
-def _choose(variant: str, setting: Setting, reference: Mask | None, tell: Tell) -> Pruned:
+def _choose(variant: str, setting: Setting, reference: Mask | None, on_progress: ProgressCallback) -> Pruned:
     if reference is None:
-        return mask_for(setting, tell)
+        return mask_for(setting, on_progress)
     if variant == "re-initialised":
         return Pruned(reference)
     if variant == "shuffled":
@@ -158,7 +159,7 @@ def _choose(variant: str, setting: Setting, reference: Mask | None, tell: Tell) 
     if variant == "inverted":
         return _rescored(setting, reference, method_of(setting.recipe), lowest=True)
     corrupt, seed = _CORRUPTIONS[variant], setting.recipe.seed
-    return mask_for(setting, tell, lambda batches: corrupt(batches, generator(seed, "check", variant)))
+    return mask_for(setting, on_progress, lambda batches: corrupt(batches, generator(seed, "check", variant)))
 
 
 def _rescored(setting: Setting, mask: Mask, method: Method, *, lowest: bool = False) -> Pruned:
@@ -204,7 +205,7 @@ _CORRUPTIONS: Mapping[str, Callable[[Batches, torch.Generator], Batches]] = {
 }
 
 
-def _senseless(recipe: Recipe, variant: str) -> str:
+def skip_reason(recipe: Recipe, variant: str) -> str:
     """Why a variant would be the recipe itself, or cannot be; empty if it makes sense."""
     plan = recipe.prune
     if variant == "re-initialised" and recipe.init.method is None:
@@ -232,7 +233,7 @@ def _chance(mask: Mask, other: Mask) -> float:
     return both / either if either else 1.0
 
 
-def _row(name: str, outcomes: Sequence[Outcome]) -> Row:
+def _row(name: str, outcomes: Sequence[Outcome]) -> CheckFacts:
     """Means over the seeds under which the variant was trained."""
     trained = [one.accuracy for one in outcomes if not math.isnan(one.accuracy)]
     return {
@@ -249,6 +250,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> Row:
     }
 
 
-def _skipped(name: str, reason: str) -> Row:
+def _skipped(name: str, reason: str) -> CheckFacts:
     figures = "kept", "overlap", "chance", "mean_jsv", "effective_sparsity", "test_accuracy", "accuracy_std"
-    return {"variant": name, "changed": VARIANTS[name], **dict.fromkeys(figures), "skipped": reason}
+    row = {"variant": name, "changed": VARIANTS[name], **dict.fromkeys(figures), "skipped": reason}
+    return cast("CheckFacts", row)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import DataError, one_line
-from sigprune.base.progress import Tell
+from sigprune.base.progress import ProgressCallback
 from sigprune.base.rng import generator
 from sigprune.checkpoint.read import load_mask
 from sigprune.families.adapters import adapters
@@ -20,7 +20,7 @@ from sigprune.models.opening import class_args, describe, open_model
 from sigprune.propagation.gain_profile import profile
 from sigprune.propagation.measurement import Effort, affordable, measure
 from sigprune.pruning.budget import parameters_of, sparsity_for
-from sigprune.pruning.choose import Method, rehearse
+from sigprune.pruning.choose import Method, dry_run
 from sigprune.recipe.consent import expect_consent
 from sigprune.recipe.recipe import Recipe
 from sigprune.training.image_fitting import (
@@ -77,7 +77,7 @@ class Setting:
         images, labels = data.train
         rows = torch.randperm(len(labels), generator=generator(self.recipe.seed, "examples", purpose))
         if purpose == "prune" and self.recipe.prune.balanced:
-            rows = by_turns(rows, labels)
+            rows = round_robin_by_class(rows, labels)
         rows = rows[:count]
         return Batches(self._fitted(data, images[rows]), labels[rows], size)
 
@@ -104,20 +104,26 @@ class Setting:
         wanted = self.examples("measure", plan.examples)
         return affordable(self.measured_view, wanted, plan.method, seconds=plan.max_seconds)
 
-    def spectrum(self, report: Tell) -> Spectrum:
+    def spectrum(self, on_progress: ProgressCallback) -> Spectrum:
         """The singular values of the Jacobian at the measured examples, within the bounds of the recipe."""
-        spectrum = measure(self.operator(), self.effort.method, seed=self.recipe.seed, report=report)
+        spectrum = measure(
+            self.operator(), self.effort.method, seed=self.recipe.seed, on_progress=on_progress
+        )
         return replace(spectrum, method="; ".join(filter(None, (spectrum.method, self.effort.note))))
 
     def operator(self) -> Operator:
         """The Jacobian at the measured examples."""
-        return jacobian(self.measured_view, self.measured(), most_gib=self.recipe.measure.most_gib)
+        return jacobian(
+            self.measured_view, self.measured(), max_memory_gib=self.recipe.measure.max_memory_gib
+        )
 
     def profile(self) -> Profile:
         """The gains of the stages at the measured examples, from a few probes."""
         recipe = self.recipe
-        gib = recipe.measure.most_gib
-        return profile(self.measured_view, self.measured(), probes=_PROBES, seed=recipe.seed, most_gib=gib)
+        gib = recipe.measure.max_memory_gib
+        return profile(
+            self.measured_view, self.measured(), probes=_PROBES, seed=recipe.seed, max_memory_gib=gib
+        )
 
     def sparsity(self) -> float:
         """What the recipe says: itself, or as a number of parameters, or as a model that has so many."""
@@ -182,7 +188,7 @@ def method_of(recipe: Recipe) -> Method:
     return Method(plan.score, plan.allocation, plan.pattern, plan.schedule, plan.objective)
 
 
-def by_turns(rows: Tensor, labels: Tensor) -> Tensor:
+def round_robin_by_class(rows: Tensor, labels: Tensor) -> Tensor:
     """The rows in an order in which each class has its turn; within a class the order stays."""
     turn = torch.empty(len(rows), dtype=torch.long)
     classes = labels[rows]
@@ -222,7 +228,7 @@ def open_setting(recipe: Recipe) -> Setting:
     mask = None if plan.mask is None else load_mask(plan.mask)
     setting = Setting(recipe, view, data, scored, image_defaults_of(view, recipe), mask)
     if setting.mask is None:
-        rehearse(view, setting.sparsity(), method_of(recipe))
+        dry_run(view, setting.sparsity(), method_of(recipe))
     outputs = _check(setting)
     preprocessing = _preprocessing(setting, outputs)
     return replace(setting, preprocessing=preprocessing, outputs=outputs)

@@ -14,16 +14,17 @@ from torch.nn.functional import interpolate
 
 from sigprune.base.errors import DataError, one_line
 from sigprune.base.progress import Progress
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.experiment.setup import open_setting, policy_of, selected
 from sigprune.init.policy import treatments
 from sigprune.init.reinit import reinit_
-from sigprune.models.opening import describe, library_of, open_model, split_ref
+from sigprune.models.opening import describe, library_of, open_model, parse_ref
 from sigprune.propagation.calibration import calibrate_
 from sigprune.propagation.layerwise import OperatorOf, layer_isometry
 from sigprune.recipe.consent import expect_consent
 from sigprune.recipe.recipe import Recipe
 from sigprune.report import serialize
+from sigprune.report.run_record import Measurement
 from sigprune.report.schema import Moment
 from sigprune.values.batch import Batch
 from sigprune.values.view import View
@@ -33,7 +34,7 @@ _LARGE = 2 * 10**9
 """Parameters above which fresh weights (8 GB in float32) are not drawn just to be looked at."""
 
 
-def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
+def anatomy(recipe: Recipe, progress: Progress) -> dict[str, JsonValue]:
     """Every weight of the recipe's model, what is skipped and why, and the gates.
 
     Args:
@@ -51,7 +52,7 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
         module = _to_look_at(recipe)
     view = selected(describe(module), recipe)
     total = sum(p.numel() for p in module.parameters())
-    skipped: defaultdict[str, list[Plain]] = defaultdict(list)
+    skipped: defaultdict[str, list[JsonValue]] = defaultdict(list)
     for name, reason in view.reasons().items():
         skipped[reason].append(name)
     return {
@@ -70,7 +71,7 @@ def anatomy(recipe: Recipe, progress: Progress) -> dict[str, Plain]:
 def _to_look_at(recipe: Recipe) -> nn.Module:
     """The model of the recipe; on the meta device if fresh weights would take more than 8 GB."""
     model = recipe.model
-    if not model.pretrained and library_of(split_ref(model.ref)) != "torch":
+    if not model.pretrained and library_of(parse_ref(model.ref)) != "torch":
         with torch.device("meta"):
             sketch = open_model(model.ref, args=model.args, seed=recipe.seed)
         if sum(p.numel() for p in sketch.parameters()) > _LARGE:
@@ -102,18 +103,18 @@ def _look(title: str, recipe: Recipe, progress: Progress, *, initialise: bool) -
     if initialise:
         reinit_(setting.view, init.method, seed=seed, gates=init.gates, policy=policy_of(recipe))
         if init.calibrate is not None:
-            with progress.step(f"calibrate {title}") as tell:
+            with progress.step(f"calibrate {title}") as on_progress:
                 examples, target = setting.measured(), init.calibrate
-                calibrate_(setting.measured_view, examples, target=target, seed=seed, report=tell)
-    with progress.step(f"measure {title}") as tell:
-        spectrum = setting.spectrum(tell)
+                calibrate_(setting.measured_view, examples, target=target, seed=seed, on_progress=on_progress)
+    with progress.step(f"measure {title}") as on_progress:
+        spectrum = setting.spectrum(on_progress)
         gains = setting.profile()
-    return cast("Moment", serialize.of_spectrum(title, spectrum, gains))
+    return serialize.of_measurement(Measurement(title, spectrum, gains))
 
 
 def layers_of(
     recipe: Recipe, progress: Progress, *, init: bool, operator: OperatorOf = "circular"
-) -> dict[str, Plain]:
+) -> dict[str, JsonValue]:
     """Singular values of every weight of the recipe's model, compared with the gain of its initialiser.
 
     Args:
@@ -142,7 +143,7 @@ def layers_of(
         gains = {name: one.gain for one in treatments(view, *chosen) for name in one.names}
         reinit_(view, chosen[0], seed=recipe.seed, gates=chosen[1], policy=chosen[2])
     example = _sized(view, recipe.data.size)
-    with progress.step("measure") as tell:
+    with progress.step("measure") as on_progress:
         rows = layer_isometry(
             view,
             example,
@@ -150,7 +151,7 @@ def layers_of(
             operator=operator,
             method=recipe.measure.method,
             seed=recipe.seed,
-            report=tell,
+            on_progress=on_progress,
         )
     drawn = recipe.init.method.name if init and recipe.init.method else "as opened"
     return {
@@ -186,13 +187,13 @@ def _sized(view: View, size: int | None) -> Batch:
     return example
 
 
-def _plain(fields: dict[str, object]) -> dict[str, Plain]:
+def _plain(fields: dict[str, object]) -> dict[str, JsonValue]:
     """The same, tuples as lists."""
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
-    return cast("dict[str, Plain]", lists)
+    return cast("dict[str, JsonValue]", lists)
 
 
-def _weight(view: View, weight: Weight, total: int) -> dict[str, Plain]:
+def _weight(view: View, weight: Weight, total: int) -> dict[str, JsonValue]:
     return {
         "name": weight.name,
         "role": weight.role,

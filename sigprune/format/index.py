@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sigprune.base.canonical_json import get, load_object, read_text, signed
+from sigprune.base.canonical_json import get, load_object, read_text, with_digest
 from sigprune.base.errors import CheckpointError, in_checkpoint, reading_damaged
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.base.safetensors_header import read_header
 from sigprune.format.manifest import KNOWN_SCHEMAS, SCHEMA, Manifest
 from sigprune.format.names import PACKED, PACKED_INDEX, is_dense_file, packed_shard
@@ -35,7 +35,7 @@ class Index:
 
     def to_json(self) -> str:
         """Canonical JSON that carries its own digest."""
-        return signed({"schema": self.schema, "shards": dict(self.shards), "mask": self.mask_digest})
+        return with_digest({"schema": self.schema, "shards": dict(self.shards), "mask": self.mask_digest})
 
     @classmethod
     def parse(cls, text: str) -> Index:
@@ -95,7 +95,7 @@ def read_index(text: str) -> Index:
     return Index.parse(get(metadata, KEY, str))
 
 
-def manifest_in(metadata: Mapping[str, Plain]) -> Manifest:
+def manifest_in(metadata: Mapping[str, JsonValue]) -> Manifest:
     """The manifest in a packed file's metadata.
 
     Raises:
@@ -144,7 +144,7 @@ def read_manifests(folder: Path) -> dict[str, Manifest]:
 
 
 def manifests_from(
-    metadata: Callable[[str], Mapping[str, Plain] | None],
+    metadata: Callable[[str], Mapping[str, JsonValue] | None],
     index_text: Callable[[], str | None],
     place: str,
     files: Callable[[], Iterable[str]],
@@ -222,19 +222,19 @@ def manifests_in_files(paths: Sequence[Path]) -> list[Manifest]:
     return list(packed.values())
 
 
-def weight_map(manifests: Mapping[str, Manifest]) -> dict[str, Plain]:
+def weight_map(manifests: Mapping[str, Manifest]) -> dict[str, JsonValue]:
     """Name of each stored part -> the file that holds it."""
     return {part: file for file, manifest in manifests.items() for part in manifest.parts()}
 
 
-def _manifest(name: str, metadata: Mapping[str, Plain] | None) -> Manifest:
+def _manifest(name: str, metadata: Mapping[str, JsonValue] | None) -> Manifest:
     if metadata is None:
         raise CheckpointError(f"{name}: no such file, though the index names it; the model is incomplete")
     with in_checkpoint(name):
         return manifest_in(metadata)
 
 
-def _metadata(path: Path) -> dict[str, Plain] | None:
+def _metadata(path: Path) -> dict[str, JsonValue] | None:
     header = read_header(path)
     if header is None:
         return None
@@ -248,5 +248,5 @@ def _text(path: Path) -> str | None:
 
 def to_index_file(index: Index, weight_map: Mapping[str, str], total_size: int) -> str:
     """The text of the index file, which transformers reads too: metadata and tensor -> file."""
-    metadata: dict[str, Plain] = {"total_size": total_size, KEY: index.to_json()}
+    metadata: dict[str, JsonValue] = {"total_size": total_size, KEY: index.to_json()}
     return json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"

@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 import torch
 
-from sigprune.base.canonical_json import get, load_object, signed
+from sigprune.base.canonical_json import get, load_object, with_digest
 from sigprune.base.errors import BadInput, CheckpointError, in_checkpoint
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.values.layout import Shape
 from sigprune.values.mask import digest_of_bits
 
@@ -110,9 +110,9 @@ class Entry:
             raise CheckpointError(f"expected a dtype among {', '.join(DTYPES)}, got {self.dtype!r}")
         return DTYPES[self.dtype]
 
-    def to_plain(self) -> dict[str, Plain]:
+    def to_plain(self) -> dict[str, JsonValue]:
         """The entry as plain JSON."""
-        plain: dict[str, Plain] = {"shape": list(self.shape), "dtype": self.dtype, "digest": self.digest}
+        plain: dict[str, JsonValue] = {"shape": list(self.shape), "dtype": self.dtype, "digest": self.digest}
         if self.masked is None:
             return plain
         own = self.masked
@@ -138,8 +138,8 @@ class Manifest:
     architecture: str
     tensors: Mapping[str, Entry]
     tied: Mapping[str, str]
-    provenance: Mapping[str, Plain] = field(default_factory=dict)
-    network: Mapping[str, Plain] | None = None
+    provenance: Mapping[str, JsonValue] = field(default_factory=dict)
+    network: Mapping[str, JsonValue] | None = None
 
     @classmethod
     def union(cls, shards: Sequence[Manifest]) -> Manifest:
@@ -226,7 +226,7 @@ class Manifest:
         Raises:
             BadInput: the provenance holds something that is not plain, finite JSON.
         """
-        plain: dict[str, Plain] = {
+        plain: dict[str, JsonValue] = {
             "schema": self.schema,
             "library": self.library,
             "architecture": self.architecture,
@@ -240,7 +240,7 @@ class Manifest:
         }
         if self.network is not None:
             plain["network"] = dict(self.network)
-        return signed(plain)
+        return with_digest(plain)
 
     @classmethod
     def parse(cls, text: str) -> Manifest:
@@ -285,7 +285,7 @@ class Manifest:
             return False
 
 
-def _entry(name: str, plain: Plain) -> Entry:
+def _entry(name: str, plain: JsonValue) -> Entry:
     where = f"tensor {name}"
     fields = set(plain) if isinstance(plain, dict) else set()
     if not isinstance(plain, dict) or fields not in (_DENSE, _DENSE | _MASKED):

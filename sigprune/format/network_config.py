@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sigprune.base.canonical_json import read_object
 from sigprune.base.errors import CheckpointError, TooLarge
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.format.manifest import Manifest
 from sigprune.format.names import CONFIG
 
@@ -30,23 +30,23 @@ _SIZES = frozenset({"fixed_input_size", "global_pool", "num_classes"})
 
 _DEPTH = re.compile(r"layers?($|_)|depth|blocks|stages|repeats")
 _COUNT = re.compile(r"num_|_num|labels")
-MOST_COUNT = 2**20
+MAX_COUNT = 2**20
 """Classes, heads, ...: configurations make lists of so many before any module is built."""
 
 
-def most_modules(tensors: int) -> int:
+def max_modules(tensors: int) -> int:
     """Parameters, buffers and modules of a network whose files hold so many tensors, with much to spare."""
     return 20 * tensors + 10_000
 
 
-def network_of(config: Mapping[str, Plain]) -> dict[str, Plain]:
+def network_of(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """What of a configuration makes the network; infinities and NaN as transformers writes them.
 
     Example:
         >>> network_of({"model_type": "bert", "layer_norm_eps": 1e-12, "id2label": {"0": "no"}})
         {'model_type': 'bert', 'layer_norm_eps': 1e-12}
     """
-    network: dict[str, Plain] = {}
+    network: dict[str, JsonValue] = {}
     for key, value in config.items():
         if key in _DESCRIPTIVE:
             continue
@@ -60,7 +60,7 @@ def network_of(config: Mapping[str, Plain]) -> dict[str, Plain]:
     return network
 
 
-def network_in(folder: Path) -> dict[str, Plain]:
+def network_in(folder: Path) -> dict[str, JsonValue]:
     """The same of a folder's ``config.json``; empty if it has none.
 
     Raises:
@@ -88,12 +88,12 @@ def expect_network(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def expect_counts(config: Mapping[str, Plain], tensors: int, place: object) -> None:
+def expect_counts(config: Mapping[str, JsonValue], tensors: int, place: object) -> None:
     """Make sure that no number of layers, classes, heads, ... is out of all proportion.
 
     Args:
         config: a configuration.
-        tensors: names that the files have; there are at most :func:`most_modules` layers for them.
+        tensors: names that the files have; there are at most :func:`max_modules` layers for them.
         place: what messages call the configuration.
 
     Raises:
@@ -104,13 +104,13 @@ def expect_counts(config: Mapping[str, Plain], tensors: int, place: object) -> N
             expect_counts(value, tensors, f"{place}: {key}")
         deep = _DEPTH.search(key) is not None
         if deep or _COUNT.search(key):
-            most = most_modules(tensors) if deep else MOST_COUNT
+            most = max_modules(tensors) if deep else MAX_COUNT
             for count in value if isinstance(value, list) else [value]:
                 if isinstance(count, int | float) and count > most:
                     raise TooLarge(f"{place}: {key}: expected at most {most:,}, got {count!r:.40}")
 
 
-def _finite(value: Plain) -> Plain:
+def _finite(value: JsonValue) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return {"__float__": {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")}
     if isinstance(value, list):
@@ -118,7 +118,7 @@ def _finite(value: Plain) -> Plain:
     return {key: _finite(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
-def _differences(written: Plain, found: Plain, path: str) -> Iterator[tuple[str, str, str]]:
+def _differences(written: JsonValue, found: JsonValue, path: str) -> Iterator[tuple[str, str, str]]:
     """Where two values differ, and both in words; numbers are compared by value (1 is 1.0, and not true)."""
     if isinstance(written, dict) and isinstance(found, dict):
         for key in sorted(written.keys() | found.keys()):
@@ -134,5 +134,5 @@ def _differences(written: Plain, found: Plain, path: str) -> Iterator[tuple[str,
         yield path, f"{written!r:.100}", f"{found!r:.100}"
 
 
-def _word(values: Mapping[str, Plain], key: str) -> str:
+def _word(values: Mapping[str, JsonValue], key: str) -> str:
     return f"{values[key]!r:.100}" if key in values else "nothing"

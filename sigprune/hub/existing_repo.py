@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sigprune.base.canonical_json import load_object, read_text
 from sigprune.base.errors import BadInput, in_checkpoint
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.format.names import CARD, CONFIG
 from sigprune.hub.upload_plan import Upload
 from sigprune.sources.hub_client import fetch
@@ -20,7 +20,9 @@ _OF_FILES = frozenset({"quantization_config", "transformers_version"})
 """Keys that say how files were written, not what the model is."""
 
 
-def joining(upload: Upload, folder: Path, repo: str, commit: str, there: Container[str]) -> Upload:
+def merge_into_existing(
+    upload: Upload, folder: Path, repo: str, commit: str, there: Container[str]
+) -> Upload:
     """What of an upload may join a repository of somebody else: all but the card, if the models are the same.
 
     Raises:
@@ -37,7 +39,9 @@ def joining(upload: Upload, folder: Path, repo: str, commit: str, there: Contain
     return replace(upload, files=files, left_out={**upload.left_out, CARD: "the repository has its own"})
 
 
-def _expect_same(theirs: Mapping[str, Plain], ours: Mapping[str, Plain], repo: str, folder: Path) -> None:
+def _expect_same(
+    theirs: Mapping[str, JsonValue], ours: Mapping[str, JsonValue], repo: str, folder: Path
+) -> None:
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise BadInput(
@@ -47,7 +51,7 @@ def _expect_same(theirs: Mapping[str, Plain], ours: Mapping[str, Plain], repo: s
             )
 
 
-def _model(config: Path, place: str) -> dict[str, Plain]:
+def _model(config: Path, place: str) -> dict[str, JsonValue]:
     text = read_text(config)
     with in_checkpoint(f"{place}: {CONFIG}"):
         return {key: value for key, value in load_object(text).items() if key not in _OF_FILES}

@@ -20,7 +20,7 @@ from sigprune.checkpoint.locate import local_folder, repository
 from sigprune.format.index import not_packed, read_manifest
 from sigprune.format.names import is_dense_file, is_packed_file
 from sigprune.hub.errors import telling
-from sigprune.hub.existing_repo import joining
+from sigprune.hub.existing_repo import merge_into_existing
 from sigprune.hub.upload_plan import Upload, plan_push, reason_to_leave
 from sigprune.propagation.emptied import EmptiedWeights
 from sigprune.sources.hub_client import fetch, listing
@@ -104,7 +104,7 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
     parent, there = listing(repo, revision, repo)
     if not _ours(upload, there):
-        upload = joining(upload, folder, repo, parent, there)
+        upload = merge_into_existing(upload, folder, repo, parent, there)
     stale = _stale(upload, there)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, upload.made[name].encode() if name in upload.made else folder / name)

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Literal, get_args
 
 from sigprune.base.errors import UnknownName
-from sigprune.base.registry import Choice, Step
+from sigprune.base.registry import BoundMember, MemberSpec
 from sigprune.families.inits import Init, inits
 from sigprune.values.view import Reason, View
 from sigprune.values.weight import Weight
@@ -16,7 +16,7 @@ from sigprune.values.weight import Weight
 GatePolicy = Literal["open", "keep"]
 NormPolicy = Literal["reset", "keep"]
 Part = Literal["weights", "depthwise kernels", "heads", "embeddings", "biases", "norms", "gates"]
-Chosen = str | Step | ModuleType | None
+Chosen = str | MemberSpec | ModuleType | None
 
 TABLES: tuple[Reason, ...] = ("position table", "token")
 NORMS: tuple[Reason, ...] = ("norm scale", "norm shift")
@@ -26,8 +26,8 @@ NORMS: tuple[Reason, ...] = ("norm scale", "norm shift")
 class InitPolicy:
     """Parts of a network that need not follow the initialiser of the rest.
 
-    An initialiser is given as its name, a Step or a module. ``method`` means that of all other weights, and
-    ``keep`` leaves the values alone.
+    An initialiser is given as its name, a MemberSpec or a module. ``method`` means that of all other weights,
+    and ``keep`` leaves the values alone.
 
     Attributes:
         depthwise: kernels of one channel each. ``method`` gives them norm 1 at gain 1: the mean square of
@@ -58,7 +58,7 @@ class Treatment:
     Attributes:
         part: the part.
         names: the parameters that belong to it.
-        does: in a few words.
+        action: what is done, in a few words.
         reason: why.
         choice: the initialiser, for a part that is drawn.
         kept: whether it keeps its values.
@@ -66,14 +66,14 @@ class Treatment:
 
     part: Part
     names: tuple[str, ...]
-    does: str
+    action: str
     reason: str
-    choice: Choice[Init] | None = None
+    choice: BoundMember[Init] | None = None
 
     @property
     def kept(self) -> bool:
         """Whether the values stay what they are."""
-        return self.does == "kept"
+        return self.action == "kept"
 
     @property
     def gain(self) -> float:
@@ -105,7 +105,7 @@ def treatments(
             raise UnknownName(kind, value, known)
     table: Chosen = policy.embedding
     if table is None:
-        table = "keep" if init is None else Step("normal", {"std": 0.02})
+        table = "keep" if init is None else MemberSpec("normal", {"std": 0.02})
     names = _names(view)
     found = (
         _drawn("weights", names, init, init),
@@ -147,8 +147,8 @@ def _drawn(part: Part, names: defaultdict[Part, tuple[str, ...]], own: Chosen, m
         return Treatment(part, names[part], "kept", _KEPT)
     choice = inits.choose(chosen)
     options = ", ".join(f"{key} {value}" for key, value in choice.options.items())
-    does = f"{choice.name} ({options})" if options else choice.name
-    return Treatment(part, names[part], does, _DRAWN[part], choice)
+    action = f"{choice.name} ({options})" if options else choice.name
+    return Treatment(part, names[part], action, _DRAWN[part], choice)
 
 
 def _reset_biases(view: View, init: Chosen, policy: InitPolicy) -> tuple[str, ...]:

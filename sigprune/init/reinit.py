@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sigprune.base.registry import Choice
+from sigprune.base.registry import BoundMember
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.inits import Init
 from sigprune.init.policy import Chosen, GatePolicy, InitPolicy, Treatment, treatments
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 from sigprune.values.origin import remember_origin_, same_origin
 from sigprune.values.view import View, expect_no_parametrised, expect_view
 from sigprune.values.weight import Weight
@@ -82,7 +82,7 @@ def reinit_(
     return opened
 
 
-def _draw_(view: View, params: Tensors, treatment: Treatment, choice: Choice[Init], seed: int) -> None:
+def _draw_(view: View, params: Tensors, treatment: Treatment, choice: BoundMember[Init], seed: int) -> None:
     weights = {weight.name: weight for weight in view.weights}
     for name in treatment.names:
         if name in weights and treatment.part != "embeddings":
@@ -90,8 +90,8 @@ def _draw_(view: View, params: Tensors, treatment: Treatment, choice: Choice[Ini
         else:
             tensor = params[name]
             shape = (math.prod(tensor.shape[:-1]), math.prod(tensor.shape[-1:]))  # rows of features
-            slot = Slot(shape, "embedding", generator(seed, "init", name))
-            tensor.copy_(choice.member.init(slot, **choice.options).reshape(tensor.shape))
+            spec = BlockSpec(shape, "embedding", generator(seed, "init", name))
+            tensor.copy_(choice.member.init(spec, **choice.options).reshape(tensor.shape))
             if name in weights:
                 _constrain_(weights[name], tensor)
 
@@ -106,12 +106,12 @@ def _constrain_(table: Weight, tensor: Tensor) -> None:
         tensor.copy_(tensor.renorm(kind, 0, norm * (1 - 1e-6)))
 
 
-def _fill_(weight: Weight, params: Tensors, choice: Choice[Init], seed: int) -> None:
+def _fill_(weight: Weight, params: Tensors, choice: BoundMember[Init], seed: int) -> None:
     standardised = weight.standardised is not None
     for index, block in enumerate(weight.layout.blocks(params[weight.name])):
         stream = generator(seed, "init", f"{weight.name}[{index}]")
-        slot = Slot(tuple(block.shape), weight.role, stream, standardised)
-        block.copy_(choice.member.init(slot, **choice.options))
+        spec = BlockSpec(tuple(block.shape), weight.role, stream, standardised)
+        block.copy_(choice.member.init(spec, **choice.options))
     if weight.magnitude is not None:
         _scale_(params[weight.magnitude], params[weight.name])
 

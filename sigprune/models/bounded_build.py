@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from sigprune.base.errors import TooLarge
-from sigprune.format.network_config import most_modules
+from sigprune.format.network_config import max_modules
 
 
 @contextmanager
-def at_most(tensors: int, place: object) -> Iterator[None]:
+def bounded_modules(tensors: int, place: object) -> Iterator[None]:
     """The block builds a network for so many tensors; one that becomes far larger is given up at once.
 
     A configuration of a few bytes may ask for a million layers, whose tensors no file holds.
@@ -26,7 +26,7 @@ def at_most(tensors: int, place: object) -> Iterator[None]:
     Raises:
         TooLarge: the network has far more parameters, buffers and modules.
     """
-    most, own, count = most_modules(tensors), threading.get_ident(), 0
+    most, own, count = max_modules(tensors), threading.get_ident(), 0
 
     def too_large() -> TooLarge:
         return TooLarge(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sigprune.base.errors import BadInput, UnknownName, UnsupportedModel, nearest
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.families.adapters import Adapter, adapters
+from sigprune.sources.reference import ModelRef, local_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,51 +22,12 @@ if TYPE_CHECKING:
     from sigprune.values.origin import WeightsOrigin
     from sigprune.values.view import BatchNormMode, HeadPolicy, View
 
-Kind = Literal["library", "hub", "folder"]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _FORMS = "timm:NAME, transformers:TYPE, torch:import.path, user/repo[@revision], or a folder"
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Where a model is to be found.
-
-    Attributes:
-        kind: an architecture of a ``library``, a repository on the ``hub``, or a local ``folder``.
-        library: the adapter that knows it; None where ``config.json`` has to tell.
-        name: the architecture, repository or folder.
-        revision: branch, tag or commit of a repository.
-    """
-
-    kind: Kind
-    library: str | None
-    name: str
-    revision: str | None = None
-
-    @property
-    def full_name(self) -> str:
-        """With the revision, if there is one: ``user/repo@revision``."""
-        return f"{self.name}@{self.revision}" if self.revision else self.name
-
-    @property
-    def source(self) -> str:
-        """How the adapters want it: a plain name, ``hf-hub:user/repo[@revision]`` or ``local-dir:folder``."""
-        if self.kind == "library":
-            return self.name
-        return f"local-dir:{self.name}" if self.kind == "folder" else f"hf-hub:{self.full_name}"
-
-
-def local(ref: str | Path) -> Path | None:
-    """The file or folder that a reference names on this machine; None if there is none of that name."""
-    try:
-        path = Path(ref).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
-        return None
-
-
-def split_ref(ref: str, revision: str | None = None, *, hint: bool = True) -> Reference:
+def parse_ref(ref: str, revision: str | None = None, *, hint: bool = True) -> ModelRef:
     """Parse a model reference; looks at the file system, never at the network.
 
     Args:
@@ -79,25 +40,25 @@ def split_ref(ref: str, revision: str | None = None, *, hint: bool = True) -> Re
         BadInput: it has none of the known forms, or names two revisions.
 
     Example:
-        >>> split_ref("timm:resnet18").name
+        >>> parse_ref("timm:resnet18").name
         'resnet18'
-        >>> split_ref("timm/resnet18.a1_in1k@main").revision
+        >>> parse_ref("timm/resnet18.a1_in1k@main").revision
         'main'
     """
     library, colon, name = ref.partition(":")
     if colon and library in {"hf-hub", "local-dir"}:
-        return _hub(name, revision, hint=hint) if library == "hf-hub" else Reference("folder", None, name)
+        return _hub(name, revision, hint=hint) if library == "hf-hub" else ModelRef("folder", None, name)
     if colon and len(library) > 1:
         if library not in adapters.names():
             raise UnknownName("library", library, adapters.names())
         if not name:
             raise BadInput(f"{ref!r} names no model; expected {_FORMS}")
         if "/" in name and library != "torch":
-            return replace(split_ref(name, revision, hint=hint), library=library)
-        return Reference("library", library, name, revision)
-    folder = local(ref) if ref else None
+            return replace(parse_ref(name, revision, hint=hint), library=library)
+        return ModelRef("library", library, name, revision)
+    folder = local_path(ref) if ref else None
     if folder is not None and folder.is_dir():
-        return Reference("folder", None, str(folder))
+        return ModelRef("folder", None, str(folder))
     if ref.startswith((".", "/", "~", "\\")):
         raise BadInput(f"{ref}: there is no such folder")
     return _hub(ref, revision, hint=hint)
@@ -108,7 +69,7 @@ def open_model(
     *,
     pretrained: bool = False,
     revision: str | None = None,
-    args: Mapping[str, Plain] | None = None,
+    args: Mapping[str, JsonValue] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Make the model that a reference names.
@@ -137,7 +98,7 @@ def open_model(
     from sigprune.base.rng import global_stream
     from sigprune.values.origin import remember_origin_
 
-    reference = split_ref(ref, revision)
+    reference = parse_ref(ref, revision)
     library, given = library_of(reference), dict(args or {})
     adapter = adapters.get(library)
     if reference.kind == "library" and reference.revision and not pretrained:
@@ -153,7 +114,7 @@ def open_model(
     return module
 
 
-def library_of(reference: Reference) -> str:
+def library_of(reference: ModelRef) -> str:
     """The adapter that a reference belongs to; reads ``config.json`` (fetches it if need be) where it must.
 
     Raises:
@@ -179,14 +140,14 @@ def library_of(reference: Reference) -> str:
     )
 
 
-def class_args(ref: str, classes: int) -> dict[str, Plain]:
+def class_args(ref: str, classes: int) -> dict[str, JsonValue]:
     """The argument that gives a model of this reference so many classes; empty where there is no such one.
 
     Example:
         >>> class_args("timm:resnet18", 10)
         {'num_classes': 10}
     """
-    key = {"timm": "num_classes", "transformers": "num_labels"}.get(library_of(split_ref(ref)))
+    key = {"timm": "num_classes", "transformers": "num_labels"}.get(library_of(parse_ref(ref)))
     return {} if key is None else {key: classes}
 
 
@@ -313,10 +274,10 @@ def _hint(name: str) -> str:
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def _hub(name: str, revision: str | None, *, hint: bool) -> Reference:
+def _hub(name: str, revision: str | None, *, hint: bool) -> ModelRef:
     repository, at, own = name.partition("@")
     if not _REPOSITORY.fullmatch(repository) or (at and not own):
         raise BadInput(f"{name!r} is no model reference; expected {_FORMS}{_hint(name) if hint else ''}")
     if own and revision and own != revision:
         raise BadInput(f"{name}: two revisions are given, {own} and {revision}")
-    return Reference("hub", None, repository, own or revision)
+    return ModelRef("hub", None, repository, own or revision)

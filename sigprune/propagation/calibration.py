@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.progress import Tell, ignore
+from sigprune.base.progress import ProgressCallback, ignore
 from sigprune.base.readonly import ReadOnlyDict
+from sigprune.base.renamed import old_keywords
 from sigprune.base.rng import generator
 from sigprune.init.policy import TABLES, Part, part_of
 from sigprune.values.batch import BatchLike
@@ -56,6 +57,7 @@ class Calibration:
     factors: Mapping[Part, float]
 
 
+@old_keywords(report="on_progress")
 def calibrate_(
     view: View,
     batch: BatchLike,
@@ -64,7 +66,7 @@ def calibrate_(
     tolerance: float = 0.1,
     probes: int = 8,
     seed: int = 0,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
 ) -> Calibration:
     """Scale parts of a network, in place, until the root mean square singular value is the target.
 
@@ -85,7 +87,7 @@ def calibrate_(
         tolerance: relative deviation that is good enough.
         probes: Gaussian vectors for Hutchinson's estimate of ||J||²_F; the same ones in every trial.
         seed: of the probes.
-        report: called with (trials made, trials at most).
+        on_progress: called with (trials made, trials at most).
 
     Returns:
         Calibration: before, after and the factors.
@@ -111,12 +113,12 @@ def calibrate_(
     if not (target > 0 and tolerance > 0):
         raise BadInput(f"expected a positive target and tolerance, got {target:g} and {tolerance:g}")
     parts, trials = _parts(view), 0
-    most_trials = 1 + _TRIALS * len(parts)
+    max_trials = 1 + _TRIALS * len(parts)
 
     def level() -> float:
         nonlocal trials
         trials += 1
-        report(trials, most_trials)
+        on_progress(trials, max_trials)
         return _root_mean_square(view, batch, probes, seed) / target
 
     before = now = level()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, one_line
+from sigprune.base.renamed import old_keywords
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike
@@ -19,8 +20,9 @@ from sigprune.values.taps import Tap, reading_all
 from sigprune.values.view import View, expect_view
 
 
+@old_keywords(most_gib="max_memory_gib")
 def profile(
-    view: View, batch: BatchLike, *, probes: int = 8, seed: int = 0, most_gib: float = 1.0
+    view: View, batch: BatchLike, *, probes: int = 8, seed: int = 0, max_memory_gib: float = 1.0
 ) -> Profile:
     """The gain profile, stage by stage: where a signal dies or explodes on its way to the output, or back.
 
@@ -35,8 +37,8 @@ def profile(
         probes: random directions per example and side, orthogonal to each other; as many as the input (or
             output) has entries make the gains exact.
         seed: of the directions.
-        most_gib: bound on the memory of graphs, in GiB: where that of the batch would take more, examples are
-            taken in parts, at least one at a time.
+        max_memory_gib: bound on the memory of graphs, in GiB: where that of the batch would take more,
+            examples are taken in parts, at least one at a time.
 
     Returns:
         Profile in the order in which stages run. Standard errors are those of the probes on these examples
@@ -69,7 +71,7 @@ def profile(
     with differentiable():
         done = 0
         parts: list[_Part] = []
-        for part in _split(view, batch, most_gib):
+        for part in _split(view, batch, max_memory_gib):
             directions = _Directions(len(batch), slice(done, done + len(part)), probes, seed)
             parts.append(_measured(view, part, directions))
             done += len(part)
@@ -139,7 +141,7 @@ class _Directions:
         return [d.reshape(end.shape).to(end.device, end.dtype) for d in directions]
 
 
-def _split(view: View, batch: Batch, most_gib: float) -> Iterator[Batch]:
+def _split(view: View, batch: Batch, max_memory_gib: float) -> Iterator[Batch]:
     """The batch, or parts of it whose graphs fit into the memory bound."""
     one = batch.part(0, 1)
     if one is None or len(batch) == 1:
@@ -147,7 +149,7 @@ def _split(view: View, batch: Batch, most_gib: float) -> Iterator[Batch]:
         return
     with recording_graph(view.params().values()) as graph:
         _look(view, one)
-    yield from split(batch, max(1, int(most_gib * 2**30 / 2 / max(graph.bytes, 1))))
+    yield from split(batch, max(1, int(max_memory_gib * 2**30 / 2 / max(graph.bytes, 1))))
 
 
 def _measured(view: View, batch: Batch, directions: _Directions) -> _Part:

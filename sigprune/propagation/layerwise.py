@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, UnknownName
-from sigprune.base.progress import Tell, ignore
-from sigprune.base.registry import Choice, Step
+from sigprune.base.progress import ProgressCallback, ignore
+from sigprune.base.registry import BoundMember, MemberSpec
+from sigprune.base.renamed import old_keywords
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.spectra import Method, spectra
@@ -30,7 +31,7 @@ from sigprune.values.weight import Weight
 
 OperatorOf = Literal["none", "circular", "padded"]
 
-MOST_SIDE = 8192
+MAX_SIDE = 8192
 """Rows or columns (the fewer) over which a matrix is not decomposed: minutes of time, GiB of memory."""
 
 
@@ -76,10 +77,11 @@ class _How:
     """How operators are measured."""
 
     operator: OperatorOf
-    method: Choice[Method]
+    method: BoundMember[Method]
     seed: int
 
 
+@old_keywords(report="on_progress")
 def layer_isometry(
     view: View,
     batch: BatchLike | None = None,
@@ -87,9 +89,9 @@ def layer_isometry(
     mask: Mask | None = None,
     gains: float | Mapping[str, float] = 1.0,
     operator: OperatorOf = "circular",
-    method: str | Step | ModuleType = "exact",
+    method: str | MemberSpec | ModuleType = "exact",
     seed: int = 0,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
 ) -> tuple[LayerIsometry, ...]:
     """Singular values of every weight as the forward pass uses it, compared with its gain.
 
@@ -113,7 +115,7 @@ def layer_isometry(
             circular, stride and dilation as they are; ``padded``: with the padding really used.
         method: a member of the spectra family, for ``padded``.
         seed: for methods that draw probes.
-        report: called with (weights done, weights in all).
+        on_progress: called with (weights done, weights in total).
 
     Returns:
         One row per weight, in order of definition.
@@ -154,7 +156,7 @@ def layer_isometry(
         if weight.name in given and not row.note:
             row = _with_operator(row, weight, blocks, given[weight.name], how)
         rows.append(row)
-        report(len(rows), len(weights))
+        on_progress(len(rows), len(weights))
     return tuple(rows)
 
 
@@ -197,8 +199,8 @@ def _matrices(weight: Weight, params: Tensors, gain: float) -> tuple[LayerIsomet
     if not bool(used.isfinite().all()):
         return replace(row, note="holds NaN or infinity"), blocks
     side = max(min(len(block), math.prod(block.shape[1:])) for block in blocks)
-    if side > MOST_SIDE:
-        return replace(row, note=f"a matrix with {side} rows and columns, over the {MOST_SIDE}"), blocks
+    if side > MAX_SIDE:
+        return replace(row, note=f"a matrix with {side} rows and columns, over the {MAX_SIDE}"), blocks
     values = [found for group in _by_shape(blocks) for found in spectrum_of(group.flatten(2))]
     return replace(row, matrix=Isometry.of_values(values, gain)), blocks
 

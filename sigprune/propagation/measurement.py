@@ -9,8 +9,9 @@ from types import ModuleType
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sigprune.base.progress import Tell, ignore
-from sigprune.base.registry import Step
+from sigprune.base.progress import ProgressCallback, ignore
+from sigprune.base.registry import MemberSpec
+from sigprune.base.renamed import old_keywords
 from sigprune.base.rng import generator
 from sigprune.families.spectra import spectra
 from sigprune.values.batch import BatchLike
@@ -19,12 +20,13 @@ from sigprune.values.spectrum import Spectrum
 from sigprune.values.view import View
 
 
+@old_keywords(report="on_progress")
 def measure(
     operator: Operator,
-    method: str | Step | ModuleType = "auto",
+    method: str | MemberSpec | ModuleType = "auto",
     *,
     seed: int = 0,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
 ) -> Spectrum:
     """Singular values of an operator, found or estimated.
 
@@ -33,7 +35,7 @@ def measure(
         method: a member of the spectra family; ``auto`` is exact where that is affordable, else an estimate
             from few products, and says so in ``Spectrum.method``.
         seed: for methods that draw probes.
-        report: called with (products taken, products of an exact spectrum); with both equal at the end.
+        on_progress: called with (products taken, products of an exact spectrum); with both equal at the end.
 
     Returns:
         Spectrum; an exact one has all values, shape (examples, values per example). What an estimate does not
@@ -51,12 +53,14 @@ def measure(
         1.0
     """
     choice = spectra.choose(method)
-    spectrum = choice.member.measure(_told(operator, report), generator(seed, "measure"), **choice.options)
-    report(min(operator.shape), min(operator.shape))
+    spectrum = choice.member.measure(
+        _counted(operator, on_progress), generator(seed, "measure"), **choice.options
+    )
+    on_progress(min(operator.shape), min(operator.shape))
     return spectrum
 
 
-def _told(operator: Operator, report: Tell) -> Operator:
+def _counted(operator: Operator, on_progress: ProgressCallback) -> Operator:
     """The same operator; it tells how many products were taken, of those that an exact spectrum takes."""
     taken, most = 0, min(operator.shape)
 
@@ -65,7 +69,7 @@ def _told(operator: Operator, report: Tell) -> Operator:
             nonlocal taken
             products = product(vectors)
             taken = min(taken + len(vectors), most)
-            report(taken, most)
+            on_progress(taken, most)
             return products
 
         return counted
@@ -97,11 +101,11 @@ class Effort:
     """
 
     examples: int
-    method: Step
+    method: MemberSpec
     note: str = ""
 
 
-def affordable(view: View, batch: BatchLike, method: Step, *, seconds: float | None) -> Effort:
+def affordable(view: View, batch: BatchLike, method: MemberSpec, *, seconds: float | None) -> Effort:
     """How much of a measurement fits into a time bound, which is counted, not measured.
 
     A backward pass counts as its operations (those of a forward pass) / 5e10 + the bytes that its graph holds
@@ -142,17 +146,17 @@ def affordable(view: View, batch: BatchLike, method: Step, *, seconds: float | N
         return Effort(count, method, f"{count} of {len(batch)} examples: {over}")
     room = max(seconds / pass_seconds - _PROFILE, 0.0) / (1 + _FORWARD_MODE)
     steps = min(max(_FEWEST_STEPS, int(room)), int(str(method.options["steps"])))
-    fewer = Step(method.name, {**method.options, "steps": steps})
+    fewer = MemberSpec(method.name, {**method.options, "steps": steps})
     return Effort(1, fewer, f"{steps} steps at 1 of {len(batch)} examples: {over}")
 
 
-def _takes_steps(method: Step, values: int) -> bool:
+def _takes_steps(method: MemberSpec, values: int) -> bool:
     """Whether a method runs Lanczos' for so many singular values; ``auto`` is exact where they are few."""
-    few = method.name == "auto" and values <= int(str(method.options["most_products"]))
+    few = method.name == "auto" and values <= int(str(method.options["max_products"]))
     return "steps" in method.options and not few
 
 
-def _passes(method: Step, values: int) -> float:
+def _passes(method: MemberSpec, values: int) -> float:
     """Backward passes of a spectrum of so many singular values per example; forward-mode ones count more."""
     options = {key: value for key, value in method.options.items() if isinstance(value, int | float)}
     if method.name == "moments":

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.progress import Tell, ignore
-from sigprune.base.registry import Choice, Step
+from sigprune.base.progress import ProgressCallback, ignore
+from sigprune.base.registry import BoundMember, MemberSpec
+from sigprune.base.renamed import old_keywords
 from sigprune.families.repairs import Repair, repairs
 from sigprune.values.mask import Mask
 from sigprune.values.origin import same_origin
@@ -52,18 +53,19 @@ class Restoration:
         return _mean(list(self.floor.values()))
 
 
+@old_keywords(report="on_progress")
 def restore_(
     view: View,
     mask: Mask,
-    isometry: str | Step | ModuleType = "lbfgs",
+    isometry: str | MemberSpec | ModuleType = "lbfgs",
     *,
     gain: float | Mapping[str, float] = 1.0,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
 ) -> Restoration:
     """Move the kept entries of every masked weight towards orthonormal rows, in place, without data.
 
     A convolution is treated as its flattened matrix (out, in · prod(kernel)), as in the paper; with
-    ``Step("lbfgs", {"target": "operator"})`` as the map that it is. Blocks of equal shape are solved
+    ``MemberSpec("lbfgs", {"target": "operator"})`` as the map that it is. Blocks of equal shape are solved
     together. Embeddings and biases are left alone, and so is a block that would be stored no nearer to
     isometry.
 
@@ -73,7 +75,7 @@ def restore_(
         isometry: a member of the repairs family.
         gain: the singular value aimed at, that of the initialisation (1.0 in the paper), or one for each
             weight by name.
-        report: called with (blocks solved, blocks in all).
+        on_progress: called with (blocks solved, blocks in total).
 
     Returns:
         Restoration: the residuals per weight.
@@ -104,13 +106,13 @@ def restore_(
             for (name, _, _), found in zip(group, _solve(group, aims, choice), strict=True):
                 told[name].append(found)
             solved += len(group)
-            report(solved, blocks)
+            on_progress(solved, blocks)
     means = {name: [_mean(side) for side in zip(*found, strict=True)] for name, found in told.items()}
     return Restoration(*({name: sides[n] for name, sides in means.items()} for n in range(3)))
 
 
 def _solve(
-    group: list[tuple[str, Tensor, Tensor]], aims: list[float], choice: Choice[Repair]
+    group: list[tuple[str, Tensor, Tensor]], aims: list[float], choice: BoundMember[Repair]
 ) -> list[tuple[float, float, float]]:
     """Bring blocks of one shape to their gains, in place: the residual before and after, and its bound."""
     target: Target = "operator" if choice.options.get("target") == "operator" else "kernel"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Plain
-from sigprune.models.opening import library_of, open_model, split_ref
+from sigprune.base.registry import JsonValue
+from sigprune.models.opening import library_of, open_model, parse_ref
 from sigprune.values.view import View, expect_view
 
 
@@ -53,7 +53,7 @@ def sparsity_for(view: View, parameters: int) -> float:
     return 1 - kept / prunable
 
 
-def parameters_of(ref: str, args: Mapping[str, Plain] | None = None) -> int:
+def parameters_of(ref: str, args: Mapping[str, JsonValue] | None = None) -> int:
     """The number of parameters of another model; no weights are drawn or loaded for it.
 
     Args:
@@ -65,7 +65,7 @@ def parameters_of(ref: str, args: Mapping[str, Plain] | None = None) -> int:
         >>> parameters_of("timm:resnet18", {"num_classes": 10})
         11181642
     """
-    if library_of(split_ref(ref)) == "torch":
+    if library_of(parse_ref(ref)) == "torch":
         model = open_model(ref, args=args)
     else:
         with torch.device("meta"):

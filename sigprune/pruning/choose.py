@@ -14,8 +14,8 @@ import torch
 
 from sigprune.base import distributed
 from sigprune.base.errors import BadInput
-from sigprune.base.progress import Tell, Told, ignore
-from sigprune.base.registry import Choice, Step
+from sigprune.base.progress import CountedIterable, ProgressCallback, ignore
+from sigprune.base.registry import BoundMember, MemberSpec
 from sigprune.families.allocations import Allocation, allocations
 from sigprune.families.patterns import Pattern, patterns
 from sigprune.families.schedules import schedules
@@ -23,14 +23,20 @@ from sigprune.families.scores import own_composition, own_schedule, scores
 from sigprune.propagation.emptied import EmptiedWeights, emptied
 from sigprune.propagation.unranked import Unranked, rank_unrouted_, unranked
 from sigprune.pruning.scorer import Scorer
-from sigprune.pruning.selector import Selector, expect_no_empty_filter, expect_sparsity, refuse, sites
+from sigprune.pruning.selector import (
+    Selector,
+    check_compatibility,
+    expect_no_empty_filter,
+    expect_sparsity,
+    sites,
+)
 from sigprune.values.batch import BatchLike, expect_batches
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.origin import WeightsOrigin, same_origin
 from sigprune.values.view import View, expect_no_parametrised, expect_view
 
-StepLike = str | Step | ModuleType
+StepLike = str | MemberSpec | ModuleType
 
 
 class DeadWeights(UserWarning):
@@ -51,7 +57,7 @@ class Method:
     schedule: StepLike | None = None
     objective: StepLike = "labels"
 
-    def choices(self, origin: WeightsOrigin) -> tuple[Choice[Allocation], Choice[Pattern]]:
+    def choices(self, origin: WeightsOrigin) -> tuple[BoundMember[Allocation], BoundMember[Pattern]]:
         """The allocation and the pattern, for weights of this origin."""
         own = own_composition(vars(scores.choose(self.score).member), origin)
         return allocations.choose(self.allocation or own[0]), patterns.choose(self.pattern or own[1])
@@ -139,11 +145,11 @@ def choose_mask(
     batches: Iterable[BatchLike] | None,
     *,
     seed: int,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
 ) -> Pruned:
     """As :func:`prune`, with what cannot be ranked returned instead of warned about.
 
-    ``report`` is called with (batches read, batches in all), or with rounds for scores without data.
+    ``on_progress`` is called with (batches read, batches in all), or with rounds for scores without data.
     """
     expect_view(view)
     expect_no_parametrised(view)
@@ -164,19 +170,19 @@ def choose_mask(
     target = entries_kept(mask.total, sparsity)
     found = Unranked()
     budgets = plan.member.kept(mask.total, target, **plan.options)
-    refuse(pattern, allocation, plan)
+    check_compatibility(pattern, allocation, plan)
     select = Selector(sites(view), allocation, pattern, seed)
     select.expect_affordable(target)
     each = max(length_hint(batches), 1) if scorer.score.member.NEEDS != "nothing" else 1
     returning = scorer.score.member.REMOVED == "may return"
     for number, budget in enumerate(budgets):
-        tell = partial(_tell, report, number * each, len(budgets) * each)
-        ranked = scorer(mask, None if batches is None else Told(batches, tell), str(number))
+        advance = partial(_advance, on_progress, number * each, len(budgets) * each)
+        ranked = scorer(mask, None if batches is None else CountedIterable(batches, advance), str(number))
         unrouted = rank_unrouted_(view, ranked, mask)
         if number == 0:
             found = unranked(view, ranked, unrouted)
         mask = select(ranked, everything if returning else mask, budget, str(number))
-        tell(each)
+        advance(each)
     distributed.expect_equal(mask.digest, "the mask")
     return Pruned(mask, found)
 
@@ -210,7 +216,7 @@ def rescore(
     return Mask({**mask.keep, **select.of_counts(ranked, kept, "again", lowest=lowest).keep})
 
 
-def rehearse(view: View, sparsity: float, method: Method) -> None:
+def dry_run(view: View, sparsity: float, method: Method) -> None:
     """Select once without scores: what an allocation or a pattern refuses is refused before hours of scoring.
 
     Raises:
@@ -241,8 +247,8 @@ def _everything(shapes: Mapping[str, Shape]) -> Mask:
     return Mask({name: torch.ones((), dtype=torch.bool).expand(shape) for name, shape in shapes.items()})
 
 
-def _tell(report: Tell, before: int, total: int, count: int) -> None:
-    report(before + count, total)
+def _advance(on_progress: ProgressCallback, before: int, total: int, count: int) -> None:
+    on_progress(before + count, total)
 
 
 def apply_(view: View, mask: Mask) -> None:

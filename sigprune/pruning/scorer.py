@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigprune.base import distributed
 from sigprune.base.errors import BadScores
-from sigprune.base.registry import Choice, Step
+from sigprune.base.registry import BoundMember, MemberSpec
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import Objective, objectives, predictions, preparation
@@ -39,14 +39,18 @@ class Scorer:
     """
 
     view: View
-    score: Choice[Score]
-    objective: Choice[Objective]
+    score: BoundMember[Score]
+    objective: BoundMember[Objective]
     seed: int
     workspace: Workspace = field(default_factory=Workspace)
 
     @classmethod
     def of(
-        cls, view: View, score: str | Step | ModuleType, objective: str | Step | ModuleType, seed: int
+        cls,
+        view: View,
+        score: str | MemberSpec | ModuleType,
+        objective: str | MemberSpec | ModuleType,
+        seed: int,
     ) -> Scorer:
         """The members that the names or steps stand for."""
         return cls(view, scores.choose(score), objectives.choose(objective), seed)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Choice, Step
+from sigprune.base.registry import BoundMember, MemberSpec
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.allocations import Allocation
 from sigprune.families.patterns import Allocate, FixedPattern, Pattern
 from sigprune.families.schedules import Schedule
-from sigprune.values.compatibility import objection
+from sigprune.values.compatibility import incompatibility
 from sigprune.values.layout import Shape
 from sigprune.values.mask import Mask
 from sigprune.values.ranking import Ranking, Site
@@ -38,8 +38,8 @@ class Selector:
     """
 
     sites: Mapping[str, Site]
-    allocation: Choice[Allocation]
-    pattern: Choice[Pattern]
+    allocation: BoundMember[Allocation]
+    pattern: BoundMember[Pattern]
     seed: int
 
     def __call__(self, ranked: Tensors, mask: Mask, budget: int, draw: str) -> Mask:
@@ -247,13 +247,15 @@ def expect_sparsity(value: object) -> None:
         )
 
 
-def refuse(pattern: Choice[Pattern], allocation: Choice[Allocation], schedule: Choice[Schedule]) -> None:
+def check_compatibility(
+    pattern: BoundMember[Pattern], allocation: BoundMember[Allocation], schedule: BoundMember[Schedule]
+) -> None:
     """Stop compositions that make no sense, before anything is scored.
 
     Raises:
-        BadInput: says why (:func:`sigprune.values.compatibility.objection`).
+        BadInput: says why (:func:`sigprune.values.compatibility.incompatibility`).
     """
-    chosen = Step(allocation.name, allocation.options)
-    reason = objection(pattern.member.COUNTS, pattern.name, chosen, schedule.name)
+    chosen = MemberSpec(allocation.name, allocation.options)
+    reason = incompatibility(pattern.member.COUNTS, pattern.name, chosen, schedule.name)
     if reason is not None:
         raise BadInput(reason)

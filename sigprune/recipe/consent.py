@@ -15,14 +15,14 @@ from pathlib import Path
 
 from sigprune.base.errors import NeedsConsent
 from sigprune.base.escape import printable
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.families.adapters import adapters
 from sigprune.recipe.origin import Keys, Origin
 from sigprune.recipe.recipe import Recipe
 from sigprune.recipe.sections import Push, Section
 from sigprune.recipe.step_field import Choose
 
-_MOST_SHOWN = 8
+_MAX_SHOWN = 8
 _LONGEST_SHOWN = 200
 _FREE_TEXT = re.compile(r"\b(str|list|dict)\b")
 """Annotations of options that may hold a path; a Literal holds words of the member's own."""
@@ -67,8 +67,8 @@ def expect_consent(recipe: Recipe) -> None:
     """
     asked = permissions(recipe)
     if asked:
-        shown = "; ".join(map(str, asked[:_MOST_SHOWN]))
-        more = f"; and {len(asked) - _MOST_SHOWN} more" if len(asked) > _MOST_SHOWN else ""
+        shown = "; ".join(map(str, asked[:_MAX_SHOWN]))
+        more = f"; and {len(asked) - _MAX_SHOWN} more" if len(asked) > _MAX_SHOWN else ""
         raise NeedsConsent(
             f"{printable(str(recipe.origin.file))}: this recipe asks for your consent: {shown}{more}; if you "
             "trust it, add --trust (trust=True in Python), or give these values yourself with --set"
@@ -119,7 +119,7 @@ def _options(section: Section, above: Keys) -> Iterator[tuple[Keys, str]]:
         path = (*above, name)
         if isinstance(value, Section):
             yield from _options(value, path)
-        elif isinstance(value, Step) and (choose := _annotated(hints[name])) is not None:
+        elif isinstance(value, MemberSpec) and (choose := _annotated(hints[name])) is not None:
             known = choose.family.read(value.name).options
             for key, option in value.options.items():
                 if _FREE_TEXT.search(known[key].annotation):
@@ -167,7 +167,7 @@ def _leads_outside(text: str, origin: Origin) -> bool:
 def _without_library(ref: str) -> str:
     """The part of a model reference that names a place; empty if it names an architecture of a library.
 
-    As ``split_ref`` and the adapters read it: ``timm:resnet18`` is an architecture, ``timm:./folder``,
+    As ``parse_ref`` and the adapters read it: ``timm:resnet18`` is an architecture, ``timm:./folder``,
     ``local-dir:folder`` and ``timm:local-dir:folder`` are places; what ``torch:`` names is code.
     """
     libraries = set(adapters.names()) - {"torch"}

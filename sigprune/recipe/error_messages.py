@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from sigprune.base.errors import suggestion
 
 _LONGEST = 60
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 """Problems that one message holds."""
 
 
@@ -30,7 +30,7 @@ def joined(problems: Sequence[str], more: int = 0) -> str:
         problems: of many the first eight are shown.
         more: how many there are besides these.
     """
-    shown, more = problems[:MOST_SHOWN], more + len(problems[MOST_SHOWN:])
+    shown, more = problems[:MAX_SHOWN], more + len(problems[MAX_SHOWN:])
     return "; also ".join(shown) + (f"; and {more:,} more error{'s' * (more > 1)}" if more else "")
 
 
@@ -42,8 +42,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         root: the model that was validated; its fields are the known keys.
     """
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
-    lines = dict.fromkeys(_line(problem, root) for problem in problems[:MOST_SHOWN])
-    return joined(list(lines), len(problems[MOST_SHOWN:]))
+    lines = dict.fromkeys(_line(problem, root) for problem in problems[:MAX_SHOWN])
+    return joined(list(lines), len(problems[MAX_SHOWN:]))
 
 
 def _line(problem: ErrorDetails, root: type[BaseModel]) -> str:

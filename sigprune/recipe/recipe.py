@@ -17,13 +17,13 @@ from typing import Annotated, Literal, cast
 from pydantic import Field, PrivateAttr, Strict, ValidationError, field_validator, model_validator
 
 from sigprune.base.errors import RecipeError, UnknownName
-from sigprune.base.registry import Plain, Step
+from sigprune.base.registry import JsonValue, MemberSpec
 from sigprune.families.repairs import repairs
 from sigprune.families.scores import own_composition, scores
 from sigprune.recipe.error_messages import explain
 from sigprune.recipe.origin import Origin
 from sigprune.recipe.sections import (
-    MOST,
+    LARGEST_COUNT,
     Bounds,
     Check,
     Data,
@@ -83,7 +83,7 @@ class Recipe(Section):
     measure: Measure = Measure()
     verify: dict[str, Bounds] = Field(default={})
     prune: Prune = Prune()
-    isometry: Annotated[Step, Choose(repairs, "isometry", "lbfgs")] | None = Step("lbfgs")
+    isometry: Annotated[MemberSpec, Choose(repairs, "isometry", "lbfgs")] | None = MemberSpec("lbfgs")
     train: Train = Train()
     checks: Annotated[tuple[Check, ...], Strict(strict=False)] = ()
     baselines: Annotated[tuple[Literal["dense"], ...], Strict(strict=False)] = ("dense",)
@@ -151,9 +151,9 @@ class Recipe(Section):
             for name, b in self.verify.items()
         }
 
-    def resolved(self) -> dict[str, Plain]:
+    def resolved(self) -> dict[str, JsonValue]:
         """Plain data with every default and every option of every step; parsing it gives an equal recipe."""
-        return cast(dict[str, Plain], self.model_dump(mode="json"))
+        return cast(dict[str, JsonValue], self.model_dump(mode="json"))
 
     def to_yaml(self) -> str:
         """The canonical text of :meth:`resolved`."""
@@ -173,7 +173,7 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def parse_recipe(data: Mapping[str, Plain], origin: str = "") -> Recipe:
+def parse_recipe(data: Mapping[str, JsonValue], origin: str = "") -> Recipe:
     """Check plain data and resolve every default.
 
     Args:
@@ -246,7 +246,7 @@ def _value(data: Mapping[str, object], section: str, key: str) -> object:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_COUNT
 
 
 def _with(section: object, key: str, default: object) -> object:
@@ -270,6 +270,6 @@ def _composed(prune: Mapping[str, object], origin: str) -> dict[str, object]:
     return filled
 
 
-def _plain_bound(bound: Bound) -> dict[str, Plain]:
+def _plain_bound(bound: Bound) -> dict[str, JsonValue]:
     values = asdict(bound)
     return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in values.items()}

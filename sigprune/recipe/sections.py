@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, cast
 
+import pydantic
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     SerializerFunctionWrapHandler,
     Strict,
     ValidationInfo,
@@ -19,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
+from sigprune.base.renamed import renamed_options
 from sigprune.families.allocations import allocations
 from sigprune.families.codecs import codecs
 from sigprune.families.datasets import datasets
@@ -32,9 +33,9 @@ from sigprune.families.spectra import spectra
 from sigprune.recipe.error_messages import shown
 from sigprune.recipe.step_field import Choose
 from sigprune.training.config import OptimizerName, Precision, ScheduleName, TrainPlan
-from sigprune.values.compatibility import objection
+from sigprune.values.compatibility import incompatibility
 
-MOST = 2**31 - 1
+LARGEST_COUNT = 2**31 - 1
 """No count is larger: a tensor could not be indexed by it."""
 
 
@@ -47,7 +48,7 @@ class Section(BaseModel):
 
 
 Names = Annotated[tuple[str, ...], Strict(strict=False)]
-Part = Step | Literal["method", "keep"]
+Part = MemberSpec | Literal["method", "keep"]
 Check = Literal[
     "shuffled",
     "random",
@@ -74,7 +75,7 @@ class Model(Section):
 
     ref: str = Field(min_length=1)
     pretrained: bool = False
-    args: dict[str, JsonValue] = {}
+    args: dict[str, pydantic.JsonValue] = {}
     batchnorm: Literal["fresh", "eval", "batch"] = "fresh"
 
 
@@ -87,9 +88,9 @@ class Data(Section):
         batch_size: examples per training step.
     """
 
-    source: Annotated[Step, Choose(datasets, "data.source", "digits")] = Step("digits")
-    size: int | None = Field(default=None, ge=1, le=MOST)
-    batch_size: int = Field(default=64, ge=1, le=MOST)
+    source: Annotated[MemberSpec, Choose(datasets, "data.source", "digits")] = MemberSpec("digits")
+    size: int | None = Field(default=None, ge=1, le=LARGEST_COUNT)
+    batch_size: int = Field(default=64, ge=1, le=LARGEST_COUNT)
 
 
 class Init(Section):
@@ -109,7 +110,9 @@ class Init(Section):
             initialisation and again after restoring isometry (1 for isometry); null: not scaled.
     """
 
-    method: Annotated[Step, Choose(inits, "init.method", "orthogonal")] | None = Step("orthogonal")
+    method: Annotated[MemberSpec, Choose(inits, "init.method", "orthogonal")] | None = MemberSpec(
+        "orthogonal"
+    )
     depthwise: Annotated[Part, Choose(inits, "init.depthwise", words=("method", "keep"))] = "method"
     embedding: Annotated[Part, Choose(inits, "init.embedding", words=("method", "keep"))] = Field(
         default=cast(Part, None)
@@ -125,7 +128,7 @@ class Init(Section):
         if value is not None:
             return value
         kept = "method" in info.data and info.data["method"] is None
-        fresh: dict[str | None, object] = {"embedding": Step("normal"), "norms": "reset"}
+        fresh: dict[str | None, object] = {"embedding": MemberSpec("normal"), "norms": "reset"}
         return "keep" if kept else fresh[info.field_name]
 
 
@@ -135,15 +138,20 @@ class Measure(Section):
     Attributes:
         method: a member of the spectra family; ``auto`` is exact where that is affordable.
         examples: training examples at which it is taken.
-        most_gib: bound on the memory of graphs and batched products, in GiB.
+        max_memory_gib: bound on the memory of graphs and batched products, in GiB.
         max_seconds: bound on the time of one measurement, counted from its operations and the same on every
             machine: examples are left out, then Lanczos steps, until it fits; null: no bound.
     """
 
-    method: Annotated[Step, Choose(spectra, "measure.method", "auto")] = Step("auto")
-    examples: int = Field(default=8, ge=1, le=MOST)
-    most_gib: float = Field(default=0.5, gt=0)
+    method: Annotated[MemberSpec, Choose(spectra, "measure.method", "auto")] = MemberSpec("auto")
+    examples: int = Field(default=8, ge=1, le=LARGEST_COUNT)
+    max_memory_gib: float = Field(default=0.5, gt=0)
     max_seconds: float | None = Field(default=2.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_keys(cls, data: object) -> object:
+        return renamed_options(data) if isinstance(data, Mapping) else data
 
 
 class Bounds(Section):
@@ -214,7 +222,7 @@ class Save(Section):
         codec: a member of the codecs family.
     """
 
-    codec: Annotated[Step, Choose(codecs, "save.codec", "bitmask")] = Step("bitmask")
+    codec: Annotated[MemberSpec, Choose(codecs, "save.codec", "bitmask")] = MemberSpec("bitmask")
 
 
 class Push(Section):
@@ -238,7 +246,9 @@ class Push(Section):
 
 
 def _count_or_all(value: object) -> object:
-    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST):
+    if value != "all" and (
+        isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT
+    ):
         raise ValueError(f"prune.batches: expected an integer >= 1 or 'all', got {shown(value)}")
     return value
 
@@ -279,14 +289,20 @@ class Prune(Section):
     sparsity: float | None = Field(default=cast(float, None))
     parameters: int | str | None = None
     mask: str | None = None
-    data: Annotated[Step, Choose(datasets, "prune.data")] | None = None
-    score: Annotated[Step, Choose(scores, "prune.score", "snip")] = Step("snip")
-    objective: Annotated[Step, Choose(objectives, "prune.objective", "labels")] = Step("labels")
-    allocation: Annotated[Step, Choose(allocations, "prune.allocation", "pooled")] = Step("pooled")
-    pattern: Annotated[Step, Choose(patterns, "prune.pattern", "unstructured")] = Step("unstructured")
-    schedule: Annotated[Step, Choose(schedules, "prune.schedule")] = Field(default=cast(Step, None))
+    data: Annotated[MemberSpec, Choose(datasets, "prune.data")] | None = None
+    score: Annotated[MemberSpec, Choose(scores, "prune.score", "snip")] = MemberSpec("snip")
+    objective: Annotated[MemberSpec, Choose(objectives, "prune.objective", "labels")] = MemberSpec("labels")
+    allocation: Annotated[MemberSpec, Choose(allocations, "prune.allocation", "pooled")] = MemberSpec(
+        "pooled"
+    )
+    pattern: Annotated[MemberSpec, Choose(patterns, "prune.pattern", "unstructured")] = MemberSpec(
+        "unstructured"
+    )
+    schedule: Annotated[MemberSpec, Choose(schedules, "prune.schedule")] = Field(
+        default=cast(MemberSpec, None)
+    )
     batches: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 1
-    batch_size: int = Field(default=64, ge=1, le=MOST)
+    batch_size: int = Field(default=64, ge=1, le=LARGEST_COUNT)
     balanced: bool = False
     include: Names = ("*",)
     exclude: Names = ()
@@ -329,7 +345,11 @@ class Prune(Section):
     @classmethod
     def _own_schedule(cls, value: object, info: ValidationInfo) -> object:
         score = info.data.get("score")
-        own = own_schedule(scores.read(score.name).facts) if isinstance(score, Step) else Step("oneshot")
+        own = (
+            own_schedule(scores.read(score.name).facts)
+            if isinstance(score, MemberSpec)
+            else MemberSpec("oneshot")
+        )
         if isinstance(value, Mapping) and "name" not in value:
             return {"name": own.name, **own.options, **value}
         return own if value is None else value
@@ -337,7 +357,7 @@ class Prune(Section):
     @model_validator(mode="after")
     def _composed(self) -> Prune:
         counts = patterns.read(self.pattern.name).facts["COUNTS"]
-        reason = objection(counts, self.pattern.name, self.allocation, self.schedule.name)
+        reason = incompatibility(counts, self.pattern.name, self.allocation, self.schedule.name)
         if reason is not None:
             raise ValueError(reason)
         return self

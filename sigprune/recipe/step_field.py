@@ -10,13 +10,13 @@ from typing import Any
 from pydantic_core import CoreSchema, core_schema
 
 from sigprune.base.errors import UnknownName
-from sigprune.base.registry import Family, Plain, Step
+from sigprune.base.registry import Family, JsonValue, MemberSpec
 from sigprune.recipe.error_messages import shown
 
 
 @dataclass(frozen=True)
 class Choose:
-    """An annotation that reads a Step: a member's name, or a mapping with ``name`` and options.
+    """An annotation that reads a MemberSpec: a member's name, or a mapping with ``name`` and options.
 
     Attributes:
         family: whose member is named.
@@ -30,7 +30,7 @@ class Choose:
     default: str | None = None
     words: tuple[str, ...] = ()
 
-    def read(self, value: object) -> Step | str:
+    def read(self, value: object) -> MemberSpec | str:
         """The step with every option given a value.
 
         Raises:
@@ -43,10 +43,10 @@ class Choose:
             return value
         if isinstance(value, Mapping):
             options = {key: option for key, option in value.items() if key != "name"}
-            step = Step(value.get("name", self.default), options)
+            step = MemberSpec(value.get("name", self.default), options)
         elif isinstance(value, str):
-            step = Step(value)
-        if not isinstance(step, Step) or not isinstance(step.name, str):
+            step = MemberSpec(value)
+        if not isinstance(step, MemberSpec) or not isinstance(step.name, str):
             words = "".join(f"{word}, " for word in self.words)
             wanted = f"{words}a {self.family.singular} by name, or a mapping with name and options"
             # pydantic reports a ValueError with its path, and lets a TypeError through
@@ -61,5 +61,5 @@ class Choose:
         return core_schema.no_info_plain_validator_function(self.read, serialization=write)
 
 
-def _plain_step(step: Step | str) -> dict[str, Plain] | str:
+def _plain_step(step: MemberSpec | str) -> dict[str, JsonValue] | str:
     return step if isinstance(step, str) else {"name": step.name, **step.options}

@@ -1,7 +1,7 @@
 """The text of recipes: YAML in and out, shipped files, and settings given as ``path=value``.
 
 A recipe, and the value of each setting, is bounded before and while it is read: :data:`LARGEST` bytes,
-:data:`MOST_VALUES` values (what an alias repeats counts every time), :data:`LONGEST` characters of one text
+:data:`MAX_VALUES` values (what an alias repeats counts every time), :data:`LONGEST` characters of one text
 and :data:`DEEPEST` levels.
 """
 
@@ -16,7 +16,7 @@ from typing import cast
 import yaml
 
 from sigprune.base.errors import RecipeError, UnknownName
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.format.names import RECIPE
 from sigprune.recipe.error_messages import joined, shown
 
@@ -31,7 +31,7 @@ _SCALARS: tuple[tuple[str, str, str], ...] = (
 
 LARGEST = 2**18
 """Bytes of a recipe; one with every default resolved has 3,000. Whatever they are, reading takes seconds."""
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 """Keys and values of a recipe; one with every default resolved has 200."""
 LONGEST = 4096
 """Characters of one text: those of the longest path."""
@@ -73,8 +73,8 @@ class _Loader(yaml.SafeLoader):
 
     def _count(self, event: yaml.Event, values: int) -> None:
         self._values += values
-        if self._values > MOST_VALUES:
-            raise _refusal(event, f"expected at most {MOST_VALUES:,} keys and values, got more")
+        if self._values > MAX_VALUES:
+            raise _refusal(event, f"expected at most {MAX_VALUES:,} keys and values, got more")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
@@ -119,7 +119,7 @@ for _tag, _pattern, _first in _SCALARS:
         )
 
 
-def loads(text: str, origin: str) -> Plain:
+def loads(text: str, origin: str) -> JsonValue:
     """Plain data from YAML text; no part of it is shared with another, whatever aliases it has.
 
     Raises:
@@ -130,7 +130,7 @@ def loads(text: str, origin: str) -> Plain:
     if size > LARGEST:
         raise RecipeError(f"{origin}: expected at most {LARGEST:,} bytes, got {size:,}")
     try:
-        return _unshared(cast(Plain, yaml.load(text, _Loader)))  # a SafeLoader
+        return _unshared(cast(JsonValue, yaml.load(text, _Loader)))  # a SafeLoader
     except ValueError as error:  # an integer of more digits than Python is set to read
         raise RecipeError(f"{origin}: not valid YAML: {error}") from error
     except yaml.YAMLError as error:
@@ -140,14 +140,14 @@ def loads(text: str, origin: str) -> Plain:
         raise RecipeError(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from error
 
 
-def _unshared(value: Plain) -> Plain:
+def _unshared(value: JsonValue) -> JsonValue:
     """A copy in which changing one place changes no other, as it would where aliases were."""
     if isinstance(value, dict):
         return {key: _unshared(inside) for key, inside in value.items()}
     return [_unshared(inside) for inside in value] if isinstance(value, list) else value
 
 
-def dumps(data: Plain) -> str:
+def dumps(data: JsonValue) -> str:
     """YAML text that :func:`loads` reads back as equal data; one line for each mapping of scalars."""
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True
@@ -156,7 +156,7 @@ def dumps(data: Plain) -> str:
 
 def shipped() -> dict[str, Path]:
     """Name -> file of the recipes that come with the package (from a wheel or from the source tree)."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "_recipes"
     folder = inside if inside.is_dir() else package.parent / "recipes"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
@@ -184,7 +184,7 @@ def find(ref: str | Path) -> Path:
     )
 
 
-def read(ref: str | Path) -> dict[str, Plain]:
+def read(ref: str | Path) -> dict[str, JsonValue]:
     """The unchecked data of a recipe; its ``name`` is the file's unless it gives one.
 
     Raises:
@@ -208,7 +208,7 @@ def read(ref: str | Path) -> dict[str, Plain]:
     return {"name": name or "recipe", **data}
 
 
-def override(data: Mapping[str, Plain], settings: Sequence[str]) -> dict[str, Plain]:
+def override(data: Mapping[str, JsonValue], settings: Sequence[str]) -> dict[str, JsonValue]:
     """A copy of the data with each ``path=value`` put in; values are YAML.
 
     A path may go on below a member's bare name: ``prune.score.rounds=5`` turns ``snip`` into
@@ -252,7 +252,7 @@ def keys_of(setting: str) -> tuple[str, ...]:
     return keys
 
 
-def _put_(data: dict[str, Plain], keys: Sequence[str], value: Plain) -> None:
+def _put_(data: dict[str, JsonValue], keys: Sequence[str], value: JsonValue) -> None:
     here = data
     for depth, key in enumerate(keys[:-1], start=1):
         below = here.get(key)

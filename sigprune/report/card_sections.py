@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-from sigprune.base.registry import Family, Plain
+from sigprune.base.registry import Family, JsonValue
 from sigprune.families.allocations import allocations
 from sigprune.families.datasets import datasets
 from sigprune.families.inits import inits
@@ -288,7 +288,7 @@ def _mean(values: Mapping[str, Number]) -> float:
     return sum(map(number, values.values())) / max(len(values), 1)
 
 
-def _integer(value: Plain) -> int:
+def _integer(value: JsonValue) -> int:
     return value if isinstance(value, int) else 0
 
 

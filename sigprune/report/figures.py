@@ -54,7 +54,7 @@ STYLE = MappingProxyType({
 _ROLES = (BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", QUIET)
 FEW_LAYERS = 36
 """Up to here every layer has a bar with its name."""
-_MOST_NAMED = 14
+_MAX_NAMED = 14
 """Of more layers so many are named, those that keep least."""
 FEW_STAGES = 24
 """Up to here every stage has its name below the axis."""
@@ -183,7 +183,7 @@ def _name_least(axes: Axes, layers: Sequence[Layer], floor: float) -> None:
     """Number the layers that keep the smallest shares, and name them beside the plot."""
     order = sorted((i for i, layer in enumerate(layers) if layer["total"]), key=lambda i: _share(layers[i]))
     lines = ["layers that keep least"]
-    for place, i in enumerate(order[:_MOST_NAMED], 1):
+    for place, i in enumerate(order[:_MAX_NAMED], 1):
         layer = layers[i]
         at = i + 1, max(_share(layer), floor)
         axes.annotate(
@@ -192,8 +192,8 @@ def _name_least(axes: Axes, layers: Sequence[Layer], floor: float) -> None:
         left = _percent(_share(layer)) if layer["kept"] else "nothing"
         lines.append(f"{place}  {_shortened(layer['name'])}: {left} of {_count(layer['total'])}")
     dead = sum(1 for layer in layers if layer["total"] and not layer["kept"])
-    if dead > _MOST_NAMED:
-        lines.append(f"and {dead - _MOST_NAMED} more that keep nothing")
+    if dead > _MAX_NAMED:
+        lines.append(f"and {dead - _MAX_NAMED} more that keep nothing")
     axes.text(1.02, 1, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8, linespacing=1.5)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.families.datasets import datasets
 from sigprune.report import card_sections
 from sigprune.report.loading_examples import image_file, snippets
@@ -155,7 +155,7 @@ def _yaml(plain: Mapping[str, object]) -> str:
     return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
-def _made(said: Mapping[str, Plain]) -> str:
+def _made(said: Mapping[str, JsonValue]) -> str:
     """What a manifest's provenance tells of pruning and packing; empty where it tells nothing."""
     known = {key: _told(said[key]) for key in _PROVENANCE if said.get(key) is not None}
     if said.get("mask_from") == "zeros":
@@ -167,7 +167,7 @@ def _made(said: Mapping[str, Plain]) -> str:
     return "\n".join(lines)
 
 
-def _told(value: Plain) -> str:
+def _told(value: JsonValue) -> str:
     if isinstance(value, list):
         return ", ".join(map(_told, value)) or "nothing"
     if isinstance(value, dict):  # a member and its options
@@ -195,14 +195,14 @@ def _preprocessing(report: Report, repo: str | None, *, dense: bool) -> str:
     return f"{text}\n\n{code}" if code else text
 
 
-def _ordered(recipe: Mapping[str, Plain]) -> dict[str, Plain]:
+def _ordered(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The recipe in the order in which it is carried out."""
     known = [key for key in _ORDER if key in recipe]
     rest = [key for key in recipe if key not in known]
     return {key: _name_first(recipe[key]) for key in known + rest}
 
 
-def _name_first(value: Plain) -> Plain:
+def _name_first(value: JsonValue) -> JsonValue:
     if not isinstance(value, dict):
         return value
     return {key: _name_first(value[key]) for key in sorted(value, key=lambda key: (key != "name", key))}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sigprune.base.canonical_json import read_object
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.format.names import REPORT
 from sigprune.report.schema import FindingFacts, Moment, Number, PartFacts, ReportData
 from sigprune.values.gains import Profile, StageGain
@@ -167,9 +167,9 @@ class Report:
         }
         return tuple(f"figures/{name}.png" for name, numbers in there.items() if numbers)
 
-    def value(self, *path: str) -> Plain:
+    def value(self, *path: str) -> JsonValue:
         """A value of the resolved recipe; None where there is none."""
-        found: Plain = self.facts["recipe"]
+        found: JsonValue = self.facts["recipe"]
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
         return found
@@ -213,7 +213,7 @@ def gains(moment: Moment) -> Profile:
     )
 
 
-def histogram(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> dict[str, Plain]:
+def histogram(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> dict[str, JsonValue]:
     """Counts of non-negative values in 40 bins of equal width on a logarithmic axis.
 
     The edges span the positive values, but at most six decades below the largest, in tenths of a decade.
@@ -253,11 +253,11 @@ def _range(positive: npt.NDArray[np.float64]) -> tuple[float, float]:
     return start, start + 1
 
 
-def _plain(value: object, path: str) -> Plain:
+def _plain(value: object, path: str) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or type(value) in {bool, int, float, str}:
-        return cast("Plain", value)
+        return cast("JsonValue", value)
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(value[key], f"{path}.{key}") for key in sorted(value)}
     if isinstance(value, list | tuple):

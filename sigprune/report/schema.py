@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
 Number = float | Literal["inf", "-inf", "nan"]
 """A number in JSON, which has no infinity: ``report.number`` reads it."""
@@ -158,7 +158,7 @@ class ReportData(TypedDict):
     """The JSON of a report; all but ``timing`` is equal for equal runs."""
 
     schema: int
-    recipe: dict[str, Plain]
+    recipe: dict[str, JsonValue]
     digest: str
     versions: dict[str, str]
     model: ModelFacts
@@ -173,6 +173,6 @@ class ReportData(TypedDict):
     dense: Curve | None
     evaluation: dict[str, Number | None]
     evaluation_skipped: NotRequired[str]
-    files: dict[str, dict[str, Plain]]
+    files: dict[str, dict[str, JsonValue]]
     preprocessing: NotRequired[PreprocessingFacts | None]
-    timing: NotRequired[dict[str, Plain]]
+    timing: NotRequired[dict[str, JsonValue]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sigprune.base.canonical_json import read_object
 from sigprune.base.errors import BadInput, CheckpointError
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.base.safetensors_header import declared_size
 from sigprune.format.names import CONFIG, DENSE, DENSE_INDEX
 from sigprune.sources.hub_client import fetch
@@ -52,7 +52,7 @@ def folder_of(source: str) -> Path:
     return path.parent
 
 
-def read_config(source: str) -> Mapping[str, Plain]:
+def read_config(source: str) -> Mapping[str, JsonValue]:
     """The ``config.json`` of a repository or folder.
 
     Raises:
@@ -61,7 +61,7 @@ def read_config(source: str) -> Mapping[str, Plain]:
     return _object(folder_of(source) / CONFIG, place_of(source))
 
 
-def weights_of(source: str, folder: Path | None, *, named: Plain = None, sharded: bool = False) -> Path:
+def weights_of(source: str, folder: Path | None, *, named: JsonValue = None, sharded: bool = False) -> Path:
     """The file of weights beside ``config.json``; safetensors only, and whole.
 
     Args:
@@ -105,7 +105,7 @@ def _file(source: str, name: str, folder: Path | None) -> Path | None:
     return fetch(place, name, folder.name if folder else revision, place_of(source))
 
 
-def _object(path: Path, place: str) -> dict[str, Plain]:
+def _object(path: Path, place: str) -> dict[str, JsonValue]:
     try:
         return read_object(path)
     except CheckpointError as error:

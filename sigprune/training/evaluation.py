@@ -46,7 +46,7 @@ def evaluate(view: View, test: Split, batch_size: int = 64) -> dict[str, float]:
     """
     classes = class_count(test)
     loss, correct = 0.0, 0
-    with view.using("eval").probing(), torch.no_grad():
+    with view.using("eval").eval_mode(), torch.no_grad():
         for start in range(0, len(test[1]), batch_size):
             rows = slice(start, start + batch_size)
             output, target = logits(view, view.read((test[0][rows], test[1][rows])), classes)

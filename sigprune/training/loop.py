@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sigprune.base import rng
 from sigprune.base.errors import BadInput, Diverged
-from sigprune.base.progress import Tell, ignore
+from sigprune.base.progress import ProgressCallback, ignore
 from sigprune.pruning.masked_optimizer import hold
 from sigprune.training.config import Device, Precision, TrainPlan
 from sigprune.training.determinism import deterministic
@@ -43,7 +43,7 @@ def fit(
     plan: TrainPlan,
     *,
     seed: int = 0,
-    report: Tell = ignore,
+    on_progress: ProgressCallback = ignore,
     each_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Train the view's module in place, the mask held throughout.
@@ -60,7 +60,7 @@ def fit(
         test: likewise, evaluated after every epoch; None evaluates nothing.
         plan: how to train.
         seed: order of the examples and dropout.
-        report: called after every optimizer step with (steps done, steps in all).
+        on_progress: called after every optimizer step with (steps done, steps in total).
         each_epoch: called after every epoch with its row.
 
     Returns:
@@ -92,7 +92,7 @@ def fit(
             with deterministic(accelerator.device), rng.global_stream(seed, "training"):
                 optimizer, scheduler = _prepared(module, plan, len(train[1]), accelerator)
                 loop = _Loop(
-                    view, plan, train, classes, accelerator, optimizer, scheduler, report, each_epoch
+                    view, plan, train, classes, accelerator, optimizer, scheduler, on_progress, each_epoch
                 )
                 with nullcontext() if mask is None else hold(view, mask, optimizer):
                     rows = [_epoch(loop, number, seed, test) for number in range(plan.epochs)]
@@ -116,7 +116,7 @@ class _Loop:
     accelerator: Accelerator
     optimizer: AcceleratedOptimizer
     scheduler: AcceleratedScheduler
-    report: Tell
+    on_progress: ProgressCallback
     each_epoch: Callable[[Row], None] | None
 
 
@@ -129,7 +129,7 @@ def _epoch(loop: _Loop, number: int, seed: int, test: Split | None) -> Row:
     for rows in steps:
         rate = float(loop.optimizer.param_groups[0]["lr"])
         losses.append(_step(loop, rows))
-        loop.report(number * len(steps) + len(losses), loop.plan.epochs * len(steps))
+        loop.on_progress(number * len(steps) + len(losses), loop.plan.epochs * len(steps))
     row: Row = {"epoch": number + 1, "lr": rate, "train_loss": _mean_loss(losses, number, examples)}
     scored = {} if test is None else evaluate(loop.view, test, loop.plan.batch_size)
     if not math.isfinite(scored.get("loss", 0.0)):

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sigprune.base.renamed import old_names
 from sigprune.values.layout import Shape, fan_in, fan_out
 from sigprune.values.weight import Role
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class BlockSpec:
     """A block that waits for its values.
 
     Attributes:
@@ -42,3 +43,6 @@ class Slot:
     def gaussian(self, *shape: int) -> Tensor:
         """Standard normal float64 draws from the block's stream (its own shape unless another is given)."""
         return torch.randn(shape or self.shape, generator=self.generator, dtype=torch.float64)
+
+
+__getattr__ = old_names(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 
 Counts: TypeAlias = Literal["exact", "whole units", "fixed"]
 """What a pattern does with the counts of an allocation.
@@ -15,7 +15,7 @@ must agree.
 """
 
 
-def objection(counts: str, pattern: str, allocation: Step, schedule: str) -> str | None:
+def incompatibility(counts: str, pattern: str, allocation: MemberSpec, schedule: str) -> str | None:
     """Why the parts do not go together; None if they do.
 
     The one table of refusals that need no network; all other compositions are carried out.
@@ -27,8 +27,8 @@ def objection(counts: str, pattern: str, allocation: Step, schedule: str) -> str
         schedule: its name.
 
     Example:
-        >>> objection("exact", "unstructured", Step("pooled"), "exponential")
-        >>> print(objection("fixed", "n_m", Step("erk"), "oneshot"))
+        >>> incompatibility("exact", "unstructured", MemberSpec("pooled"), "exponential")
+        >>> print(incompatibility("fixed", "n_m", MemberSpec("erk"), "oneshot"))
         the pattern 'n_m' fixes every density, and 'erk' would choose others: set allocation: uniform
     """
     if counts != "fixed":

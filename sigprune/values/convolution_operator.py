@@ -69,7 +69,7 @@ def convolution_operator(convolution: Convolution, blocks: Tensor, size: Shape) 
 
 
 def circular_values(
-    convolution: Convolution, blocks: Tensor, size: Shape, *, most_gib: float = 1.0
+    convolution: Convolution, blocks: Tensor, size: Shape, *, max_memory_gib: float = 1.0
 ) -> Tensor:
     """All singular values of the convolution if its padding were circular, in closed form.
 
@@ -77,13 +77,14 @@ def circular_values(
     each frequency. With a stride, s frequencies of each axis fold onto one of the output's, and the matrix
     is (out, in · prod(stride)). Frequencies of opposite sign have the same values and are taken once; an axis
     whose patches do not overlap (taps within the stride, as in a 1x1 kernel or a patch embedding) has the
-    same values at all. Cost: a complex float64 SVD for each of those; memory: ``most_gib``, and the values.
+    same values at all. Cost: a complex float64 SVD for each of those; memory: ``max_memory_gib``, and the
+    values.
 
     Args:
         convolution: its stride and dilation are used, its padding is not.
         blocks: (count, out, in, *kernel).
         size: of the layer's input; sides are rounded up to a multiple of the stride.
-        most_gib: bound on the memory of the Fourier matrices, in GiB.
+        max_memory_gib: bound on the memory of the Fourier matrices, in GiB.
 
     Returns:
         Float64, shape (count, min(outputs, inputs)), descending, on the CPU: zeros included.
@@ -114,7 +115,7 @@ def circular_values(
         apart = dilation * (taps - 1) < stride
         repeats *= count if apart else 1
         waves.append(_waves(taps, 1 if apart else count, stride, dilation))
-    values = _of_frequencies(blocks, waves, most_gib)
+    values = _of_frequencies(blocks, waves, max_memory_gib)
     return values.repeat_interleave(repeats, 1).sort(1, descending=True).values.cpu()
 
 
@@ -130,7 +131,7 @@ def _waves(taps: int, count: int, stride: int, dilation: int) -> Tensor:
     return waves.reshape(stride, count, taps)
 
 
-def _of_frequencies(blocks: Tensor, waves: Sequence[Tensor], most_gib: float) -> Tensor:
+def _of_frequencies(blocks: Tensor, waves: Sequence[Tensor], max_memory_gib: float) -> Tensor:
     """Values of the matrices of every frequency of the output, shape (blocks, values), in no order."""
     kernel = blocks.flatten(3).to(torch.complex128)
     counts = tuple(wave.shape[1] for wave in waves)
@@ -140,7 +141,7 @@ def _of_frequencies(blocks: Tensor, waves: Sequence[Tensor], most_gib: float) ->
     once = (opposite >= torch.arange(len(grid))).nonzero()[:, 0]
     folded = math.prod(len(wave) for wave in waves)
     each = 2 * 16 * folded * (kernel[..., 0].numel() + kernel.shape[-1])
-    most = max(1, int(most_gib * 2**30 / each))
+    most = max(1, int(max_memory_gib * 2**30 / each))
     found = [torch.linalg.svdvals(_matrices(kernel, waves, grid[part])) for part in once.split(most)]
     values = torch.cat(found, 1)
     place = torch.empty(len(grid), dtype=torch.long)

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput, one_line
+from sigprune.base.renamed import old_keywords
 from sigprune.base.tensors import Tensors
 from sigprune.values.batch import Batch, BatchLike
 from sigprune.values.taps import INPUT, OUTPUT, first_tensor, moving, reading
@@ -62,6 +63,7 @@ class Operator:
         return replace(self, shape=self.shape[::-1], matmat=self.rmatmat, rmatmat=self.matmat)
 
 
+@old_keywords(most_gib="max_memory_gib")
 def jacobian(
     view: View,
     batch: BatchLike,
@@ -71,7 +73,7 @@ def jacobian(
     params: Tensors | None = None,
     dtype: torch.dtype | None = None,
     joint: bool = False,
-    most_gib: float = 1.0,
+    max_memory_gib: float = 1.0,
 ) -> Operator:
     """The Jacobian of one place of a network with respect to another, example by example.
 
@@ -83,9 +85,9 @@ def jacobian(
     The map is that of the parameters at the time of the call.
 
     Memory: the graph of a forward pass, kept as long as the operator, and the products that are batched.
-    Where they would take more than ``most_gib``, examples are taken in parts, and the graph of a part is made
-    again for every call of ``rmatmat``, at the cost of a forward pass. At least one example and one product
-    are taken at a time, whatever the bound.
+    Where they would take more than ``max_memory_gib``, examples are taken in parts, and the graph of a part
+    is made again for every call of ``rmatmat``, at the cost of a forward pass. At least one example and one
+    product are taken at a time, whatever the bound.
 
     Args:
         view: the network.
@@ -95,8 +97,8 @@ def jacobian(
         params: parameters to use instead of the module's own (masked ones, say).
         dtype: compute in this dtype; float64 for checks.
         joint: one map of the whole batch, which may couple its examples.
-        most_gib: bound on the memory of graphs and batched products, in GiB; vectors that go in and come out
-            are not counted.
+        max_memory_gib: bound on the memory of graphs and batched products, in GiB; vectors that go in and
+            come out are not counted.
 
     Returns:
         Operator with shape (outputs per example, inputs per example); products come in the dtype used.
@@ -135,7 +137,7 @@ def jacobian(
     footprint = _expect_one_function(view, tensors, pilot)
     graph = pilot.linearise()
     _expect_single_maps(graph, f"{at} to {of}", joint=joint)
-    room = most_gib * 2**30 / 2
+    room = max_memory_gib * 2**30 / 2
     parts = [pilot]
     if few is not None and len(few) < len(batch):
         size = max(1, int(room / max(footprint.graph, 1)))

@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 from torch import nn
 
 from sigprune.base.errors import UnknownName
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 
 WeightsOrigin = Literal["fresh", "pretrained", "unknown"]
 """``fresh``: drawn by an initialiser; ``pretrained``: trained, or loaded from weights; ``unknown``: no one
@@ -58,7 +58,7 @@ def same_origin(module: nn.Module) -> Iterator[None]:
         remember_origin_(module, origin)
 
 
-def origin_in(provenance: Mapping[str, Plain]) -> WeightsOrigin:
+def origin_in(provenance: Mapping[str, JsonValue]) -> WeightsOrigin:
     """What the provenance of a checkpoint says of its weights, in so many words or by how it was made.
 
     Example:
@@ -101,7 +101,7 @@ def other_classes(have: int, wanted: int) -> str:
     return f"the pretrained weights have {have} classes, and {wanted} were asked for"
 
 
-def _trains(recipe: Mapping[str, Plain]) -> bool:
+def _trains(recipe: Mapping[str, JsonValue]) -> bool:
     train = recipe.get("train")
     epochs = train.get("epochs") if isinstance(train, dict) else None
     return isinstance(epochs, int) and epochs > 0

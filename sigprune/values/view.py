@@ -296,7 +296,7 @@ class View:
         """
         graph = SelfContained({**dict(self.module.named_parameters()), **params})
         watched = graph if torch.is_grad_enabled() else nullcontext()
-        with self.probing(), self.portable(), self._explaining(batch):
+        with self.eval_mode(), self.portable(), self._explaining(batch):
             tensors = {**self._buffers(params, batch), **params}
             with warnings.catch_warnings(), watched:
                 warnings.filterwarnings("ignore", DETACHED)  # an error says so where it matters
@@ -334,7 +334,7 @@ class View:
         Returns:
             The scalar, detached.
         """
-        with self.probing(), self.portable():
+        with self.eval_mode(), self.portable():
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("error", DETACHED)
@@ -390,7 +390,7 @@ class View:
             ) from error
 
     @contextmanager
-    def probing(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """Evaluation mode (BatchNorm as ``batchnorm`` says) for a while; restores every module's mode.
 
         ``train()`` comes first and last: modules that cache tensors in evaluation mode (LeViT's attention

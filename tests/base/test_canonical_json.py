@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sigprune.base.canonical_json import signed
+from sigprune.base.canonical_json import with_digest
 from sigprune.base.errors import BadInput
 from tests.reference.canonical import canonical, without_digest
 
@@ -48,7 +48,7 @@ PLAIN = st.recursive(
 })
 def test_the_page_says_how_values_are_written(plain: dict) -> None:
     plain.pop("digest", None)
-    text, digest = without_digest(signed({**plain, "zz": 0}))
+    text, digest = without_digest(with_digest({**plain, "zz": 0}))
     assert text == canonical({**plain, "zz": 0})
     assert digest == hashlib.sha256(text.encode()).hexdigest()
     assert json.loads(text) == {**plain, "zz": 0}
@@ -57,4 +57,4 @@ def test_the_page_says_how_values_are_written(plain: dict) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object()])
 def test_what_is_no_finite_json_is_refused(value: object) -> None:
     with pytest.raises(BadInput, match="plain, finite JSON"):
-        signed({"a": value})  # type: ignore[dict-item]
+        with_digest({"a": value})  # type: ignore[dict-item]

@@ -12,7 +12,7 @@ import pytest
 
 import sigprune.families
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
-from sigprune.base.registry import Family, Step
+from sigprune.base.registry import Family, MemberSpec
 
 PACKAGES = [m.name for m in pkgutil.iter_modules(sigprune.families.__path__, "sigprune.families.")]
 
@@ -53,11 +53,11 @@ def inits() -> Family:
 
 
 def test_options_are_resolved_and_checked(inits):
-    assert inits.resolve(Step("orthogonal", {"gain": 2})) == Step("orthogonal", {"gain": 2.0})
+    assert inits.resolve(MemberSpec("orthogonal", {"gain": 2})) == MemberSpec("orthogonal", {"gain": 2.0})
     with pytest.raises(RecipeError, match=r"init\.orthogonal: unknown option 'gian'; did you mean gain\?"):
-        inits.resolve(Step("orthogonal", {"gian": 2.0}), "init")
+        inits.resolve(MemberSpec("orthogonal", {"gian": 2.0}), "init")
     with pytest.raises(RecipeError, match=r"init\.orthogonal\.gain: expected float > 0, got 'two' \(str\)"):
-        inits.resolve(Step("orthogonal", {"gain": "two"}), "init")
+        inits.resolve(MemberSpec("orthogonal", {"gain": "two"}), "init")
     with pytest.raises(UnknownName, match=r"unknown init 'ortogonal'; did you mean orthogonal"):
         inits.resolve("ortogonal")
 
@@ -96,6 +96,6 @@ def test_a_folder_with_a_module_that_is_no_member(tmp_path, monkeypatch):
         strange.get("broken")
     with pytest.raises(RecipeError, match="count: expected a value of type int, got none"):
         strange.resolve("good")
-    assert strange.resolve(Step("good", {"count": 1, "mode": "b"})).options == {"mode": "b", "count": 1}
+    assert strange.resolve(MemberSpec("good", {"count": 1, "mode": "b"})).options == {"mode": "b", "count": 1}
     with pytest.raises(RecipeError, match="got 'c'"):
-        strange.resolve(Step("good", {"count": 1, "mode": "c"}))
+        strange.resolve(MemberSpec("good", {"count": 1, "mode": "c"}))

@@ -272,7 +272,9 @@ def test_a_configuration_is_refused_before_the_work(tmp_path: Path) -> None:
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match="stored as gptq"):
-        prune_files(tmp_path / "x", tmp_path / "y", sparsity=0.5, report=lambda *_: pytest.fail("it began"))
+        prune_files(
+            tmp_path / "x", tmp_path / "y", sparsity=0.5, on_progress=lambda *_: pytest.fail("it began")
+        )
     (tmp_path / "x" / DENSE).write_bytes((tmp_path / "x" / DENSE).read_bytes()[:-4] + b"\xff" * 4)
     with pytest.raises(BadInput, match="stored as gptq"):
         convert(tmp_path / "x", tmp_path / "y")

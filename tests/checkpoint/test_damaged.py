@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sigprune.base.errors import CheckpointError
-from sigprune.checkpoint import save as save_module
+from sigprune.checkpoint import read as reader
 from sigprune.checkpoint.inspection import check
 from sigprune.checkpoint.read import load
 from sigprune.checkpoint.safetensors_io import reading
@@ -26,7 +26,7 @@ from sigprune.format.manifest import DTYPES
 from sigprune.format.names import DENSE, PACKED
 from sigprune.models.opening import describe
 from sigprune.values.mask import Mask
-from tests.checkpoint.test_hostile import header_of, signed, with_header
+from tests.checkpoint.test_hostile import header_of, with_digest, with_header
 from tests.support.console import without_progress
 
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "release-0.1.0"
@@ -43,7 +43,7 @@ def edit_manifest(path: Path, change: Callable[[dict], object]) -> None:
     header, data = header_of(path.read_bytes())
     plain = json.loads(header["__metadata__"]["sigprune"])
     change(plain)
-    header["__metadata__"]["sigprune"] = signed(plain)
+    header["__metadata__"]["sigprune"] = with_digest(plain)
     path.write_bytes(with_header(header, data))
 
 
@@ -148,7 +148,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch, how: 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     save(tmp_path / "x", describe(model), Mask({}))
-    path, unpack, calls = tmp_path / "x" / PACKED, save_module.unpack, []
+    path, unpack, calls = tmp_path / "x" / PACKED, reader.unpack, []
     content = path.read_bytes()
 
     (tmp_path / "new").write_bytes(content[:1000])
@@ -167,7 +167,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch, how: 
             changes[how]()
         return unpack(*args, **options)
 
-    monkeypatch.setattr(save_module, "unpack", unpack_late)
+    monkeypatch.setattr(reader, "unpack", unpack_late)
     blank = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
     if how in {"shorter", "empty", "other"}:
         with pytest.raises(CheckpointError, match=PACKED):
@@ -179,13 +179,13 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch, how: 
 
 def test_a_file_that_is_replaced_before_it_is_read(folder: Path, monkeypatch) -> None:
     """Between the headers and the tensors of a load comes another checkpoint of the same names."""
-    read = save_module.read_manifests
+    read = reader.read_manifests
 
     def read_and_replace(place: Path) -> object:
         found = read(place)
         save_file({"a": torch.zeros(3)}, folder / PACKED)
         return found
 
-    monkeypatch.setattr(save_module, "read_manifests", read_and_replace)
+    monkeypatch.setattr(reader, "read_manifests", read_and_replace)
     with pytest.raises(CheckpointError, match=PACKED):
         load(folder)

@@ -19,7 +19,7 @@ from sigprune.base.errors import SigpruneError
 from sigprune.checkpoint.read import load
 from sigprune.cli.app import main
 from sigprune.format.names import PACKED, PACKED_INDEX
-from tests.checkpoint.test_hostile import header_of, signed, with_header
+from tests.checkpoint.test_hostile import header_of, with_digest, with_header
 
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "release-0.1.0"
 BESIDE = {
@@ -117,7 +117,7 @@ def resigned(inner: object) -> str:
     text = text_of(inner)
     try:
         plain = json.loads(text)
-        return signed(plain) if isinstance(plain, dict) else text
+        return with_digest(plain) if isinstance(plain, dict) else text
     except (ValueError, RecursionError):
         return text
 

@@ -78,7 +78,7 @@ def with_header(header: dict, data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def signed(plain: dict) -> str:
+def with_digest(plain: dict) -> str:
     """A manifest with the digest that it would have if sigprune had written it."""
     rest = {key: value for key, value in plain.items() if key != "digest"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
@@ -145,7 +145,9 @@ def lying(draw: random.Random, content: bytes) -> bytes:
     header, data = header_of(content)
     plain = json.loads(header["__metadata__"]["sigprune"])
     changed = mutate_json(draw, plain)
-    header["__metadata__"]["sigprune"] = signed(changed) if isinstance(changed, dict) else json.dumps(changed)
+    header["__metadata__"]["sigprune"] = (
+        with_digest(changed) if isinstance(changed, dict) else json.dumps(changed)
+    )
     return with_header(header, data)
 
 
@@ -160,7 +162,7 @@ def damaged_parts(draw: random.Random, content: bytes) -> bytes:
         return flipped(draw, content)
     own = flipped(draw, data[start:stop])
     plain["tensors"][name]["parts"][suffix] = hashlib.sha256(own).hexdigest()
-    header["__metadata__"]["sigprune"] = signed(plain)
+    header["__metadata__"]["sigprune"] = with_digest(plain)
     return with_header(header, data[:start] + own + data[stop:])
 
 
@@ -235,7 +237,9 @@ def test_every_mutated_index_is_refused_or_exact(tmp_path: Path, each: int) -> N
         plain = json.loads(text)
         if number % 2:
             inner = mutate_json(draw, json.loads(plain["metadata"]["sigprune"]))
-            plain["metadata"]["sigprune"] = signed(inner) if isinstance(inner, dict) else json.dumps(inner)
+            plain["metadata"]["sigprune"] = (
+                with_digest(inner) if isinstance(inner, dict) else json.dumps(inner)
+            )
         else:
             plain = mutate_json(draw, plain)
         (tmp_path / "x" / PACKED_INDEX).write_text(json.dumps(plain))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadInput, BadScores
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.checkpoint.dense_reader import _made_by_the_model
 from sigprune.checkpoint.external_topk import kth_largest
 from sigprune.checkpoint.inspection import inspect
@@ -116,7 +116,7 @@ def test_masks_with_a_structure_are_those_of_pruning_in_memory(
         tensors = load_file(path)
         if tied in tensors:
             save_file({**tensors, tied: tensors[tied].mul(20).round()}, path, {"format": "pt"})
-    method = Method("magnitude", allocation, Step(pattern, {"n": 1} if pattern == "n_m" else {}))
+    method = Method("magnitude", allocation, MemberSpec(pattern, {"n": 1} if pattern == "n_m" else {}))
     prune_files(folder, tmp_path / "y", sparsity=0.75, method=method, seed=5)
     view = describe(open_model(str(folder), pretrained=True).eval())
     parts = {"score": "magnitude", "allocation": method.allocation, "pattern": method.pattern}
@@ -214,7 +214,7 @@ def test_a_weight_is_no_buffer_whatever_the_model_has_there() -> None:
 
 def test_a_manifest_holds_no_path_of_this_machine(dense: tuple[nn.Module, Path], tmp_path: Path) -> None:
     prune_files(dense[1], tmp_path / "first", sparsity=0.5)
-    allocation = Step("from_mask", {"checkpoint": str(tmp_path / "first")})
+    allocation = MemberSpec("from_mask", {"checkpoint": str(tmp_path / "first")})
     prune_files(dense[1], tmp_path / "y", sparsity=0.5, method=Method("magnitude", allocation, "per_row"))
     manifest = read_manifest(tmp_path / "y")
     assert manifest.provenance["allocation"] == {"name": "from_mask", "checkpoint": "first"}
@@ -232,7 +232,7 @@ def test_refusals_leave_nothing(dense: tuple[nn.Module, Path], tmp_path: Path) -
         ({"sparsity": 0.5, "method": Method("magnitude", "uniform", "channel")}, "prune in memory"),
         ({"sparsity": 0.5, "method": Method("magnitude", "erk", "n_m")}, "set allocation: uniform"),
         ({"sparsity": 0.6, "method": Method("magnitude", "uniform", "n_m")}, "expected sparsity 0.5"),
-        ({"sparsity": 0.6, "method": Method("magnitude", Step("pooled", {"floor": 0.1}))}, "a floor"),
+        ({"sparsity": 0.6, "method": Method("magnitude", MemberSpec("pooled", {"floor": 0.1}))}, "a floor"),
         ({"sparsity": 0.5, "include": ("nothing",)}, "matches no weight"),
     ):
         with pytest.raises(BadInput, match=message):

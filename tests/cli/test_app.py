@@ -104,7 +104,10 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["layers", "timm:test_vit", "--size", "33"], "test_vit does not take images of 33 x 33: "),
         (["spectrum", "timm:test_resnet", "--data", "digit"], "data.source: unknown data set 'digit'"),
         (["spectrum", "timm:test_resnet", "--examples", "0"], "measure.examples: expected a value greater"),
-        (["spectrum", "timm:test_resnet", "--max-memory", "0"], "measure.most_gib: expected a value greater"),
+        (
+            ["spectrum", "timm:test_resnet", "--max-memory", "0"],
+            "measure.max_memory_gib: expected a value greater",
+        ),
         (["shwo"], "No such command 'shwo'"),
         (["run", "quickstart", "--frce"], "No such option"),
         (["run"], "Missing argument 'RECIPE'"),
@@ -512,9 +515,9 @@ def test_a_required_finding_that_fails_gives_exit_code_1_and_no_folder(capsys, m
 def test_progress_is_a_line_now_and_then_in_a_pipe(capsys):
     seconds = iter([0, 1, 5, 31, 40, 62.25])
     lines = LineProgress(lambda: next(seconds))
-    with lines.step("train\x1b[2J") as tell:  # at 1 s
-        tell(1, 9)  # at 5 s: too early
-        tell(2, 9)  # at 31 s, written at 40 s
+    with lines.step("train\x1b[2J") as on_progress:  # at 1 s
+        on_progress(1, 9)  # at 5 s: too early
+        on_progress(2, 9)  # at 31 s, written at 40 s
         lines.say("epoch 1/2: loss 0.5")
     train = r"train\u001b[2J"
     assert capsys.readouterr().err.splitlines() == [
@@ -530,8 +533,8 @@ def test_progress_is_a_line_now_and_then_in_a_pipe(capsys):
 def test_progress_is_complete_on_a_terminal():
     screen = io.StringIO()
     progress = TerminalProgress(Console(file=screen, force_terminal=True, width=100))
-    with progress.step("train") as tell:
-        tell(4, 4)
+    with progress.step("train") as on_progress:
+        on_progress(4, 4)
         progress.say("epoch 1/1: loss 0.5")
     assert "train" in screen.getvalue()
     assert "epoch 1/1: loss 0.5" in screen.getvalue()

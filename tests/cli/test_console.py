@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sigprune.base.escape import printable
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.checkpoint.writers import PackedWriter
 from sigprune.cli.app import main
 from sigprune.cli.catalogue import list_rows
@@ -95,7 +95,7 @@ def test_errors_escape_what_a_file_says(tmp_path: Path, capsys: pytest.CaptureFi
     assert odd(printed) == {"\n"}
 
 
-def words_of(rows: list[dict[str, Plain]]) -> set[str]:
+def words_of(rows: list[dict[str, JsonValue]]) -> set[str]:
     return {word for row in rows for value in row.values() for word in str(value).split()}
 
 
@@ -115,10 +115,10 @@ def test_a_list_breaks_no_word_and_stays_within_the_width(family: str, width: in
 
 
 def test_columns_get_the_room_that_makes_the_rows_low() -> None:
-    rows: list[dict[str, Plain]] = [{"name": "a", "text": "word " * 40, "short": "one two"}]
+    rows: list[dict[str, JsonValue]] = [{"name": "a", "text": "word " * 40, "short": "one two"}]
     text = io.StringIO()
     print_rows(Console(file=text, width=60, force_terminal=True, color_system=None), rows)
     assert len(text.getvalue().splitlines()) <= 7  # a head, a line, and 200 letters in 47 columns
-    name: list[dict[str, Plain]] = [{"weights": "y" * 100, "count": 3}]
+    name: list[dict[str, JsonValue]] = [{"weights": "y" * 100, "count": 3}]
     print_rows(Console(file=text, width=60, force_terminal=True, color_system=None), name)
     assert "".join(text.getvalue().split()).count("y") == 100, "what fits nowhere is folded, not cut"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sigprune.base.errors import BadInput, DataError, Diverged, FindingFailed, FolderExists
-from sigprune.base.progress import Tell
+from sigprune.base.progress import ProgressCallback
 from sigprune.base.tensors import digest
 from sigprune.checkpoint.read import load
 from sigprune.experiment import pipeline
@@ -298,7 +298,7 @@ class Listener:
         self.steps: dict[str, list[tuple[int, int]]] = {}
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Tell]:
+    def step(self, title: str) -> Iterator[ProgressCallback]:
         told = self.steps[title] = []
         yield lambda done, total: told.append((done, total))
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from sigprune.base.errors import DataError
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.tensors import digest
 from sigprune.families.datasets import Data, datasets
 from sigprune.families.datasets._shared import read_idx, standardise
@@ -44,7 +44,7 @@ def fashion(tmp_path: Path) -> Path:
 
 def load(name: str, fashion: Path) -> Data:
     options = {"folder": str(fashion)} if name == "fashion_mnist" else {}
-    choice = datasets.choose(Step(name, options))
+    choice = datasets.choose(MemberSpec(name, options))
     return choice.member.load(**choice.options)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from sigprune.base.rng import generator
 from sigprune.families.inits import inits
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 
 SHAPES = [
     (8, 8),
@@ -27,8 +27,8 @@ SHAPES = [
 def draw(
     name: str, shape: tuple[int, ...], seed: int = 0, *, standardised: bool = False, **options: float
 ) -> torch.Tensor:
-    slot = Slot(shape, "linear", generator(seed, "test", name), standardised)
-    return inits.get(name).init(slot, **options)
+    spec = BlockSpec(shape, "linear", generator(seed, "test", name), standardised)
+    return inits.get(name).init(spec, **options)
 
 
 @pytest.mark.parametrize("name", inits.names())

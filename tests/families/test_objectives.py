@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sigprune.base.errors import BadInput, DataError, NeedsData
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.families.objectives import objectives, preparation
 from sigprune.values.batch import Batch
@@ -52,7 +52,7 @@ def prepared(name: str, batch: Batch, how: Setting, **options: object) -> Batch:
 
 
 def value(name: str, output: Tensor, batch: Batch, how: Setting | None = None, **options: object) -> Tensor:
-    choice = objectives.choose(Step(name, {**REQUIRED.get(name, {}), **options}))
+    choice = objectives.choose(MemberSpec(name, {**REQUIRED.get(name, {}), **options}))
     ready = prepared(name, batch, how or setting(), **options)
     return choice.member.objective(output, ready, **choice.options)
 
@@ -68,7 +68,7 @@ def test_contract(name):
     if member.NEEDS != "labels":
         batch = replace(batch, labels=None)
     batch = prepared(name, batch, setting())
-    options = objectives.choose(Step(name, REQUIRED.get(name, {}))).options
+    options = objectives.choose(MemberSpec(name, REQUIRED.get(name, {}))).options
     output.requires_grad_()
     result = member.objective(output, batch, **options)
     assert result.shape == ()
@@ -272,6 +272,6 @@ def test_masked_token_fraction_out_of_range():
 @pytest.mark.parametrize("name", [n for n in objectives.names() if preparation(objectives.get(n))])
 def test_a_batch_that_was_not_prepared_is_refused(name):
     output, batch = tokens() if objectives.get(name).NEEDS == "tokens" else classes()
-    choice = objectives.choose(Step(name, REQUIRED.get(name, {})))
+    choice = objectives.choose(MemberSpec(name, REQUIRED.get(name, {})))
     with pytest.raises(DataError, match=r"without a target: take batches from Problem.batches\(\)"):
         choice.member.objective(output, batch, **choice.options)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigprune import describe, open_model, prune, reinit_
 from sigprune.base.errors import DataError
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.families.objectives import objectives, preparation
 from sigprune.families.scores import scores
@@ -29,7 +29,7 @@ MASKED = {
     "task": "masked-lm", "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2,
     "intermediate_size": 32, "vocab_size": VOCABULARY, "max_position_embeddings": 16,
 }  # fmt: skip
-HIDING = Step("masked_token", {"mask_token": MASK})
+HIDING = MemberSpec("masked_token", {"mask_token": MASK})
 STEPS = [*(n for n in objectives.names() if n not in {"labels", "masked_token"}), HIDING]
 
 
@@ -51,7 +51,7 @@ def texts(count: int = 2, examples: int = 4, length: int = 10) -> list[dict[str,
     return batches
 
 
-def bound(view: View, step: str | Step, data: list) -> Problem:
+def bound(view: View, step: str | MemberSpec, data: list) -> Problem:
     """A problem as the verb makes it, to look at single scores."""
     choice = objectives.choose(step)
     own = preparation(choice.member)
@@ -79,7 +79,7 @@ def test_snip_makes_masks_of_language_models(kind, step):
     assert masks[0] == masks[1]
     uniform = prune(view, sparsity=0.5, score="snip", objective="uniform", batches=texts())
     assert (masks[0] == uniform) == (step == "uniform")
-    random = isinstance(step, Step) or step == "random_labels"
+    random = isinstance(step, MemberSpec) or step == "random_labels"
     assert (masks[0] == masks[2]) != random
 
 
@@ -124,7 +124,7 @@ def test_every_round_sees_the_same_evidence(step, monkeypatch):
         return original(problem)
 
     monkeypatch.setattr(scores.get("snip"), "score", spy)
-    schedule = Step("exponential", {"rounds": 2})
+    schedule = MemberSpec("exponential", {"rounds": 2})
     prune(view, sparsity=0.5, score="snip", schedule=schedule, objective=step, batches=texts())
     first, second = seen
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -143,7 +143,7 @@ def test_the_teacher_stays_dense_in_later_rounds(monkeypatch):
         return original(problem)
 
     monkeypatch.setattr(scores.get("snip"), "score", spy)
-    schedule = Step("exponential", {"rounds": 3})
+    schedule = MemberSpec("exponential", {"rounds": 3})
     prune(view, sparsity=0.8, score="snip", schedule=schedule, objective="self_distillation", batches=data)
     assert len(targets) == 3
     assert all(torch.equal(target, dense) and not target.requires_grad for target in targets)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprune import describe, prune
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import objectives
 from sigprune.pruning.scorer import Scorer
@@ -40,7 +40,7 @@ def network() -> View:
     return describe(seeded(mlp((12, 9, 5, CLASSES))).double())
 
 
-def scored(name: str, view: View, data: list, objective: str | Step = "labels") -> Tensors:
+def scored(name: str, view: View, data: list, objective: str | MemberSpec = "labels") -> Tensors:
     draws = torch.Generator().manual_seed(1)
     mask = Mask({n: torch.rand(s, generator=draws) < 0.8 for n, s in view.prunable_shapes().items()})
     return Scorer.of(view, name, objective, 0)(mask, data, "0")
@@ -88,7 +88,7 @@ def test_the_last_loss_of_prospr_is_a_mean(sizes):
     """Its steps of training are on the first batches, whatever their sizes; the rest is measured."""
     steps = cut((2, 2, 7), *examples())[:2]
     rest = [t[4:] for t in examples()]
-    step = Step("prospr", {"steps": 2, "lr": 0.01})
+    step = MemberSpec("prospr", {"steps": 2, "lr": 0.01})
     whole, parts = (scored(step, network(), [*steps, *cut(s, *rest)]) for s in ((7,), sizes))
     for key, values in whole.items():
         torch.testing.assert_close(parts[key], values, rtol=1e-9, atol=1e-15)
@@ -143,7 +143,7 @@ def test_tokens_count_alike_in_all_batches(name, objective):
 def test_hidden_tokens_count_alike():
     """What masked_token hides is drawn by the number of the batch; each hidden token counts the same."""
     member, view = objectives.get("masked_token"), describe(seeded(Language()).double())
-    step = Step("masked_token", {"mask_token": 8, "fraction": 0.5})
+    step = MemberSpec("masked_token", {"mask_token": 8, "fraction": 0.5})
     parts = [dict(zip(texts(), part, strict=True)) for part in cut((1, 3, 2), *texts().values())]
     found = Scorer.of(view, "snip", step, 0)(Mask.dense(view.prunable_shapes()), parts, "0")
     prepare = Scorer.of(view, "snip", step, 0)._prepare()

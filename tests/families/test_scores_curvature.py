@@ -84,16 +84,16 @@ def test_ntk_sap_is_the_derivative_in_the_mask(batches):
     view, mask = masked()
     ranked = scores.get("ntk_sap").score(problem(view, mask, None), batches=batches, examples=6)
     draw = generator(0, "test", "score")
-    signed = []
+    with_digest = []
     for _ in range(batches):
         moves = {n: 0.01 * torch.randn(k.shape, generator=draw).double() for n, k in mask.keep.items()}
-        signed.append((moves, torch.randn(6, 3, generator=draw).double()))
+        with_digest.append((moves, torch.randn(6, 3, generator=draw).double()))
     if batches == 1:
-        expected = ntk_sap_by_masks(view.module, dict(mask.keep), signed[0][1], signed[0][0])
+        expected = ntk_sap_by_masks(view.module, dict(mask.keep), with_digest[0][1], with_digest[0][0])
         for name, reference in expected.items():
             torch.testing.assert_close(ranked[name], reference, rtol=1e-5, atol=1e-8)
     else:
-        alone = [ntk_sap_by_masks(view.module, dict(mask.keep), z, moves) for moves, z in signed]
+        alone = [ntk_sap_by_masks(view.module, dict(mask.keep), z, moves) for moves, z in with_digest]
         for name, value in ranked.items():
             most, least = alone[0][name] + alone[1][name], (alone[0][name] - alone[1][name]).abs()
             either = torch.minimum((value - most).abs(), (value - least).abs())

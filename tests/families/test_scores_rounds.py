@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadScores
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import objectives
@@ -58,7 +58,7 @@ def three_outputs() -> tuple[View, dict]:
     layer = nn.Linear(1, 3, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0], [0.1], [1.0]]))
-    plan = {"schedule": Step("exponential", {"rounds": 2}), "sparsity": 0.3333}  # keeps 2 of 3, twice
+    plan = {"schedule": MemberSpec("exponential", {"rounds": 2}), "sparsity": 0.3333}  # keeps 2 of 3, twice
     return describe(layer), plan | {
         "batches": [torch.ones(1, 1)], "objective": distance_from(torch.tensor([[1.05, 0.7, 5.0]])),
     }  # fmt: skip
@@ -73,7 +73,7 @@ def test_force_takes_back_what_is_missed():
 
 def test_entries_return_only_where_the_score_says_so(monkeypatch):
     view = small_views()["conv"]
-    plan = {"sparsity": 0.9, "batches": labelled(view), "schedule": Step("exponential", {"rounds": 6})}
+    plan = {"sparsity": 0.9, "batches": labelled(view), "schedule": MemberSpec("exponential", {"rounds": 6})}
     for name in ("snip", "force"):
         masks = seen_by(monkeypatch, name, view, **plan)
         assert len(masks) == 7
@@ -111,11 +111,11 @@ def test_every_score_says_what_becomes_of_removed_entries(name):
 
 
 def test_scores_bring_their_own_rounds(monkeypatch):
-    assert own_schedule(scores.read("snip_it").facts) == Step("halving")
+    assert own_schedule(scores.read("snip_it").facts) == MemberSpec("halving")
     rounds = {"force": 60, "ntk_sap": 20}
     view = describe(seeded(mlp((3, 4, 4))))
     for name, count in rounds.items():
-        assert own_schedule(scores.read(name).facts) == Step("exponential", {"rounds": count})
+        assert own_schedule(scores.read(name).facts) == MemberSpec("exponential", {"rounds": count})
         assert len(seen_by(monkeypatch, name, view, sparsity=0.5, batches=labelled(view))) == count + 1
 
 

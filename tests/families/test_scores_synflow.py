@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from sigprune.base.errors import BadInput, BadScores
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.base.tensors import Tensors
 from sigprune.families.objectives import objectives
@@ -71,7 +71,7 @@ def test_what_overflows_is_refused_and_damping_mends_it():
         BadScores, match=r"synflow.*entries are NaN or infinite; the flow .* raise the option damping, now 0"
     ):
         prune(view, sparsity=0.5, score="synflow")
-    mask = prune(view, sparsity=0.5, score=Step("synflow", {"damping": 1.0}))
+    mask = prune(view, sparsity=0.5, score=MemberSpec("synflow", {"damping": 1.0}))
     assert mask.kept == round(mask.total / 2)
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from sigprune import describe, jacobian, profile
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.tensors import digest
 from sigprune.families.scores import scores
 from sigprune.pruning.scorer import Scorer
@@ -86,7 +86,7 @@ def test_places_of_images_are_found_whatever_the_text_is_replaced_by(model_type)
     """synflow puts ones in the place of embeddings, ntk_sap noise; the rows of images reach the output."""
     view = describe(seeded(shrunk(model_type)))
     assert bool(view.places(view.example).any())
-    for name, step in (("synflow", "synflow"), ("ntk_sap", Step("ntk_sap", {"examples": 2}))):
+    for name, step in (("synflow", "synflow"), ("ntk_sap", MemberSpec("ntk_sap", {"examples": 2}))):
         mask = Mask.dense(view.prunable_shapes())
         found = Scorer.of(view, step, "labels", 0)(mask, None, "0")
         seen = [n for n, values in found.items() if "vis" in n and bool(values.any())]

@@ -118,7 +118,7 @@ def test_products_at_once_change_nothing(rows):
 
 def test_a_large_map_is_factorised_in_blocks(monkeypatch):
     """A well conditioned one by its Gram matrix, any other by its triangular factor."""
-    monkeypatch.setattr(_shared, "MOST_AT_ONCE", 300)
+    monkeypatch.setattr(_shared, "MAX_AT_ONCE", 300)
     for values in (HARD, HARD[:5], MANY[:7], 0 * MANY[:7]):
         found = _shared.singular_values(prescribed(values, 200))
         torch.testing.assert_close(found, values, rtol=1e-8, atol=1e-14)
@@ -127,27 +127,27 @@ def test_a_large_map_is_factorised_in_blocks(monkeypatch):
 def test_too_much_work_or_memory_is_refused():
     exact = spectra.get("exact")
     with pytest.raises(BadInput, match="takes 5 products"):
-        exact.measure(dense_operator(torch.ones(1, 7, 5)), generator(0, "test"), most_products=4)
+        exact.measure(dense_operator(torch.ones(1, 7, 5)), generator(0, "test"), max_products=4)
     wide = dense_operator(torch.ones(1, 1, 1).expand(4, 2000, 2000))
     with pytest.raises(BadInput, match=r"takes 0\.0596 GiB, over the limit"):
-        exact.measure(wide, generator(0, "test"), most_gib=0.05)
+        exact.measure(wide, generator(0, "test"), max_memory_gib=0.05)
     with pytest.raises(BadInput, match=r"30 Lanczos vectors of 4 runs take 0\.00358 GiB, over"):
-        spectra.get("lanczos").measure(wide, generator(0, "test"), most_gib=1e-3)
+        spectra.get("lanczos").measure(wide, generator(0, "test"), max_memory_gib=1e-3)
     with pytest.raises(BadInput, match=r"64 probes take 0\.00191 GiB, over"):
-        spectra.get("moments").measure(wide, generator(0, "test"), most_gib=1e-3)
+        spectra.get("moments").measure(wide, generator(0, "test"), max_memory_gib=1e-3)
 
 
 def test_auto_is_exact_where_that_is_affordable_and_says_what_it_is():
     auto, exact, lanczos = (spectra.get(name) for name in ("auto", "exact", "lanczos"))
     operator = dense_operator(prescribed(MANY, 100)[None])
-    chosen = auto.measure(operator, generator(0, "test"), most_products=90)
+    chosen = auto.measure(operator, generator(0, "test"), max_products=90)
     assert torch.equal(chosen.values, exact.measure(operator, generator(0, "test")).values)
     assert (chosen.kind, chosen.method) == ("exact", "exact: all 90 values")
-    few = auto.measure(operator, generator(0, "test"), most_products=89, steps=12)
+    few = auto.measure(operator, generator(0, "test"), max_products=89, steps=12)
     assert torch.equal(few.values, lanczos.measure(operator, generator(0, "test"), steps=12).values)
     assert few.method == (
         "Lanczos: 12 steps from 1 probe (24 products); an exact spectrum takes 90 products, "
-        "over most_products=89"
+        "over max_products=89"
     )
-    small = auto.measure(operator, generator(0, "test"), most_gib=6e-5, steps=2)
-    assert small.method.endswith("takes 6.71e-05 GiB, over most_gib=6e-05")
+    small = auto.measure(operator, generator(0, "test"), max_memory_gib=6e-5, steps=2)
+    assert small.method.endswith("takes 6.71e-05 GiB, over max_memory_gib=6e-05")

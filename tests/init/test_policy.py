@@ -12,7 +12,7 @@ from torch import nn
 from transformers.models.bit.modeling_bit import WeightStandardizedConv2d
 
 from sigprune.base.errors import UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.families.inits import delta_orthogonal
 from sigprune.init.policy import InitPolicy, treatments
 from sigprune.init.reinit import reinit_
@@ -112,10 +112,12 @@ def test_each_part_has_a_say():
     view = separable()
     before = copy.deepcopy(view.module.state_dict())
     policy = InitPolicy(
-        depthwise=delta_orthogonal, embedding=Step("normal", {"std": 1.0}), head="keep", norms="keep"
+        depthwise=delta_orthogonal, embedding=MemberSpec("normal", {"std": 1.0}), head="keep", norms="keep"
     )
-    reinit_(view, Step("orthogonal", {"gain": 2.0}), policy=policy)
-    parts = {one.part: one for one in treatments(view, Step("orthogonal", {"gain": 2.0}), "open", policy)}
+    reinit_(view, MemberSpec("orthogonal", {"gain": 2.0}), policy=policy)
+    parts = {
+        one.part: one for one in treatments(view, MemberSpec("orthogonal", {"gain": 2.0}), "open", policy)
+    }
     assert (parts["weights"].gain, parts["depthwise kernels"].gain, parts["heads"].gain) == (2.0, 1.0, 1.0)
     taps = view.params()["depthwise.weight"].flatten(1)
     assert int((taps != 0).sum()) == 8

@@ -16,11 +16,12 @@ from sigprune.base.tensors import digest
 from sigprune.checkpoint.save import save
 from sigprune.families.adapters import adapters
 from sigprune.init.reinit import reinit_
-from sigprune.models.opening import Reference, class_args, describe, open_model, split_ref
+from sigprune.models.opening import class_args, describe, open_model, parse_ref
 from sigprune.propagation.findings import verify
 from sigprune.propagation.repair import restore_
 from sigprune.pruning.choose import apply_, prune
 from sigprune.pruning.masked_optimizer import hold
+from sigprune.sources.reference import ModelRef
 from sigprune.values.batch import Batch
 from sigprune.values.mask import Mask
 from sigprune.values.operator import jacobian
@@ -29,22 +30,24 @@ from sigprune.values.operator import jacobian
 @pytest.mark.parametrize(
     ("ref", "expected"),
     [
-        ("timm:resnet18", Reference("library", "timm", "resnet18")),
-        ("transformers:bert", Reference("library", "transformers", "bert")),
-        ("torch:a.b.c", Reference("library", "torch", "a.b.c")),
-        ("timm/resnet18.a1_in1k", Reference("hub", None, "timm/resnet18.a1_in1k")),
-        ("timm:user/repo@v2", Reference("hub", "timm", "user/repo", "v2")),
-        ("transformers:hf-hub:user/repo", Reference("hub", "transformers", "user/repo")),
-        ("user/repo@v1.0", Reference("hub", None, "user/repo", "v1.0")),
-        ("hf-hub:user/repo@refs/pr/1", Reference("hub", None, "user/repo", "refs/pr/1")),
+        ("timm:resnet18", ModelRef("library", "timm", "resnet18")),
+        ("transformers:bert", ModelRef("library", "transformers", "bert")),
+        ("torch:a.b.c", ModelRef("library", "torch", "a.b.c")),
+        ("timm/resnet18.a1_in1k", ModelRef("hub", None, "timm/resnet18.a1_in1k")),
+        ("timm:user/repo@v2", ModelRef("hub", "timm", "user/repo", "v2")),
+        ("transformers:hf-hub:user/repo", ModelRef("hub", "transformers", "user/repo")),
+        ("user/repo@v1.0", ModelRef("hub", None, "user/repo", "v1.0")),
+        ("hf-hub:user/repo@refs/pr/1", ModelRef("hub", None, "user/repo", "refs/pr/1")),
     ],
 )
 def test_references(ref, expected):
-    assert split_ref(ref) == expected
+    assert parse_ref(ref) == expected
+    assert parse_ref(str(expected)) == expected
 
 
 def test_a_folder_is_a_reference(tmp_path):
-    assert split_ref(str(tmp_path)) == Reference("folder", None, str(tmp_path))
+    expected = ModelRef("folder", None, str(tmp_path))
+    assert parse_ref(str(tmp_path)) == parse_ref(str(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,21 +70,21 @@ def test_a_folder_is_a_reference(tmp_path):
 )
 def test_bad_references(ref, message):
     with pytest.raises(BadInput, match=message) as caught:
-        split_ref(ref)
+        parse_ref(ref)
     assert "\n" not in str(caught.value)
 
 
 def test_two_revisions_contradict():
-    assert split_ref("user/repo", "main").revision == "main"
+    assert parse_ref("user/repo", "main").revision == "main"
     with pytest.raises(BadInput, match="two revisions"):
-        split_ref("user/repo@main", "v2")
+        parse_ref("user/repo@main", "v2")
     with pytest.raises(BadInput, match="revision chooses pretrained weights"):
         open_model("timm:test_vit", revision="main")
 
 
 def test_parsing_imports_no_heavy_library():
     code = (
-        "import sys; from sigprune.models.opening import class_args, split_ref; split_ref('timm:resnet18'); "
+        "import sys; from sigprune.models.opening import class_args, parse_ref; parse_ref('timm:resnet18'); "
         "class_args('timm:resnet18', 3); "
         "print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
     )
@@ -252,7 +255,7 @@ def test_verbs_say_what_they_expect_instead_of_a_model(tmp_path):
             call()
     with pytest.raises(UnsupportedModel, match=r"got str; open_model\(name\) opens a model by name"):
         describe("timm:resnet18")
-    with pytest.raises(BadInput, match=r"inits: expected a name, or Step\(name, options\), got \{"):
+    with pytest.raises(BadInput, match=r"inits: expected a name, or MemberSpec\(name, options\), got \{"):
         reinit_(describe(model), {"name": "orthogonal"})
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput, DataError
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.checkpoint.prune_shards import prune_files
 from sigprune.checkpoint.save import save
 from sigprune.experiment.setup import open_setting
@@ -68,7 +68,7 @@ def test_one_warning_names_every_emptied_weight_and_what_keeps_them():
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for allocation in (Step("pooled", {"floor": 0.2}), "erk", "uniform"):
+        for allocation in (MemberSpec("pooled", {"floor": 0.2}), "erk", "uniform"):
             prune(view, sparsity=0.7, score="magnitude", allocation=allocation)
 
 

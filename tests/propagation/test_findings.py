@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sigprune.base.errors import FindingFailed, UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe
 from sigprune.propagation.findings import Evidence, judge, verify
@@ -121,7 +121,7 @@ def test_dead_weights(view):
 def test_estimates_say_so_and_leave_out_what_they_do_not_know(view):
     batch = labelled(view)[0]
     for method, word in (("lanczos", "the mean is"), ("moments", "the root mean square is")):
-        spectrum = measure(jacobian(view, batch), Step(method, {WORK[method]: 2}))
+        spectrum = measure(jacobian(view, batch), MemberSpec(method, {WORK[method]: 2}))
         findings = judge(Evidence(view, batch, spectrum), {"mean_jsv": Bound(5.0, 6.0)})
         assert [f.name for f in findings] == ["finite_output", "mean_jsv"]
         (level,) = (f for f in findings if f.name == "mean_jsv")

@@ -212,7 +212,7 @@ def test_bad_input_is_said(linear):
 def test_a_memory_bound_takes_examples_in_parts_and_changes_nothing(network):
     view = small_views()[network].using("eval")
     examples = inputs(view, 5)
-    whole, parts = profile(view, examples, probes=3), profile(view, examples, probes=3, most_gib=1e-9)
+    whole, parts = profile(view, examples, probes=3), profile(view, examples, probes=3, max_memory_gib=1e-9)
     assert [row.stage for row in parts.stages] == [row.stage for row in whole.stages]
     for one, other in zip(parts.stages, whole.stages, strict=True):
         assert one.forward == pytest.approx(other.forward, rel=1e-5)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from sigprune.base.errors import BadInput, UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe, open_model
@@ -85,7 +85,7 @@ def test_operators_are_those_of_the_layers():
 def test_orthogonal_kernels_and_orthogonal_convolutions(gain):
     view = describe(SmallConv(), example=torch.zeros(1, 3, 8, 8))
     for init, kernels, maps in (("orthogonal", True, False), ("block_orthogonal", False, True)):
-        reinit_(view, Step(init, {"gain": gain}))
+        reinit_(view, MemberSpec(init, {"gain": gain}))
         first = layer_isometry(view, gains={w.name: gain for w in view.weights})[0]
         assert (first.matrix.epsilon < 1e-5) is kernels
         assert (first.operator.epsilon < 1e-5) is maps
@@ -192,7 +192,7 @@ def test_what_cannot_be_measured_says_why():
 
 
 def test_matrices_that_are_too_large_are_left_out(monkeypatch):
-    monkeypatch.setattr(layerwise, "MOST_SIDE", 4)
+    monkeypatch.setattr(layerwise, "MAX_SIDE", 4)
     rows = layer_isometry(describe(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3))))
     assert rows[0].note == "a matrix with 5 rows and columns, over the 4"
     assert rows[0].matrix is None
@@ -242,5 +242,5 @@ def test_bad_input():
 
 def test_progress_is_told():
     told = []
-    layer_isometry(describe(seeded(mlp())), report=lambda done, total: told.append((done, total)))
+    layer_isometry(describe(seeded(mlp())), on_progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.families.spectra import spectra
 from sigprune.models.opening import describe
 from sigprune.propagation.measurement import affordable
 
 EXAMPLES = 8
-AUTO = spectra.resolve(Step("auto"), "measure.method")
+AUTO = spectra.resolve(MemberSpec("auto"), "measure.method")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def test_a_second_is_counted_from_operations_and_bytes(network):
 
 def test_lanczos_steps_go_last_and_an_exact_method_stays(network):
     view, inputs = network
-    lanczos = spectra.resolve(Step("lanczos", {"steps": 30}), "measure.method")
+    lanczos = spectra.resolve(MemberSpec("lanczos", {"steps": 30}), "measure.method")
     effort = affordable(view, inputs, lanczos, seconds=1e-9)
     assert (effort.examples, effort.method.options["steps"]) == (1, 4)
     assert effort.note.startswith("4 steps at 1 of 8 examples")
     half = affordable(view, inputs, lanczos, seconds=(13 + 5 * 15.5) * 23e-6 * 2)
     assert half.examples == 1
     assert half.method.options["steps"] <= 30
-    exact = spectra.resolve(Step("exact"), "measure.method")
+    exact = spectra.resolve(MemberSpec("exact"), "measure.method")
     assert affordable(view, inputs, exact, seconds=1e-9).method == exact

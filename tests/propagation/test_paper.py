@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.paper_networks import ResNet, mlp, vgg16
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe
@@ -46,7 +46,7 @@ def test_singular_values_of_table_1(gamma):
     view = describe(mlp())
     pooled = []
     for seed in range(3):
-        reinit_(view, Step("normal", {"std": math.sqrt(gamma)}), seed=seed)
+        reinit_(view, MemberSpec("normal", {"std": math.sqrt(gamma)}), seed=seed)
         pooled.append(measure(jacobian(view, inputs, dtype=torch.float64)).values)
     values = torch.cat(pooled)
     mean, std = SCALED_GAUSSIANS[gamma]

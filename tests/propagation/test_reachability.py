@@ -31,7 +31,7 @@ def random_mask(view: View, share: float, seed: int) -> Mask:
     return Mask({n: torch.rand(s, generator=draw) < share for n, s in view.prunable_shapes().items()})
 
 
-class Plain(nn.Module):
+class JsonValue(nn.Module):
     """Convolutions with stride, padding and groups, and maximum pooling over windows that overlap."""
 
     def __init__(self, activation: type[nn.Module]) -> None:
@@ -87,7 +87,7 @@ def test_fully_connected(seed, activation):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.GELU])
 def test_convolutions_with_pooling(seed, activation):
-    view = describe(Plain(activation), example=torch.zeros(1, 2, 7, 9))
+    view = describe(JsonValue(activation), example=torch.zeros(1, 2, 7, 9))
     mask = random_mask(view, (0.03, 0.06, 0.12, 0.3)[seed], seed)
     one, two, three = mask.keep.values()
     pool = Layer(np.ones((6, 1, 3, 3), dtype=bool), 2, 1, groups=6)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.init.reinit import reinit_
 from sigprune.models.opening import describe
@@ -102,7 +102,7 @@ def test_the_report_is_of_what_is_stored_and_of_what_was_aimed_at(target):
     keep = dict(prune(view, sparsity=0.5, score="random").keep)
     keep["2.weight"][:, 0] = False
     mask = Mask(keep)
-    done = restore_(view, mask, Step("lbfgs", {"target": target}), gain=2.0)
+    done = restore_(view, mask, MemberSpec("lbfgs", {"target": target}), gain=2.0)
     mask.check(view.params())
     for weight in view.weights:
         stored, kept = (

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput, DataError, NeedsData, UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.families.schedules import schedules
 from sigprune.families.scores import scores
 from sigprune.init.reinit import reinit_
@@ -30,7 +30,7 @@ def test_every_composition_keeps_exactly_the_count(score, allocation, schedule):
     view = small_views()["conv"]
     steps = {"score": score, "allocation": allocation}
     takes = schedules.read(schedule).options
-    steps["schedule"] = Step(schedule, {"rounds": 3} if "rounds" in takes else {})
+    steps["schedule"] = MemberSpec(schedule, {"rounds": 3} if "rounds" in takes else {})
     before = copy.deepcopy(view.module.state_dict())
     data = labelled(view)
     masks = [prune(view, sparsity=0.8, batches=data, seed=seed, **steps) for seed in (0, 0)]
@@ -57,7 +57,7 @@ def test_a_removed_entry_never_comes_back(monkeypatch):
     member = scores.get("random")
     inner = member.score
     monkeypatch.setattr(member, "score", lambda problem: (seen.append(problem.mask), inner(problem))[1])
-    seen.append(prune(view, sparsity=0.9, score="random", schedule=Step("exponential", {"rounds": 4})))
+    seen.append(prune(view, sparsity=0.9, score="random", schedule=MemberSpec("exponential", {"rounds": 4})))
     assert [m.kept for m in seen] == sorted((m.kept for m in seen), reverse=True)
     assert len(seen) == 5
     for earlier, later in itertools.pairwise(seen):
@@ -100,7 +100,7 @@ def test_nan_in_the_data_is_named():
 
 def test_one_shot_iterators_serve_every_round():
     view = small_views()["conv"]
-    rounds = Step("exponential", {"rounds": 3})
+    rounds = MemberSpec("exponential", {"rounds": 3})
     expected = prune(view, sparsity=0.5, batches=labelled(view), schedule=rounds)
     assert prune(view, sparsity=0.5, batches=iter(labelled(view)), schedule=rounds) == expected
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprune.base.errors import BadInput, RecipeError
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.checkpoint.save import save
 from sigprune.families.allocations import allocations
 from sigprune.families.patterns import patterns
@@ -69,12 +69,12 @@ def checkpoint(tmp_path_factory) -> str:
     return str(folder)
 
 
-def step(family, name: str, checkpoint: str) -> Step:
+def step(family, name: str, checkpoint: str) -> MemberSpec:
     """A member with what it needs, and few rounds."""
     options = {"checkpoint": checkpoint} if name == "from_mask" else dict(OPTIONS.get(name, {}))
     if "rounds" in family.read(name).options:
         options = {"rounds": 3}
-    return Step(name, options)
+    return MemberSpec(name, options)
 
 
 def refusal(pattern: str, allocation: str, schedule: str) -> str | None:
@@ -149,17 +149,21 @@ def test_shipped_patterns_are_chosen_by_a_recipe(pattern):
 
 def test_a_floor_means_nothing_to_n_m():
     view = network()
-    floored = Step("uniform", {"floor": 0.1})
+    floored = MemberSpec("uniform", {"floor": 0.1})
     with pytest.raises(BadInput, match="the pattern 'n_m' fixes every density: leave out the floor"):
         prune(view, sparsity=0.5, score="random", pattern="n_m", allocation=floored)
 
 
 def test_every_layer_keeps_its_floor_through_all_rounds():
     view = network()
-    rounds = Step("exponential", {"rounds": 6})
+    rounds = MemberSpec("exponential", {"rounds": 6})
     free = prune(view, sparsity=0.97, score="synflow", schedule=rounds)
     held = prune(
-        view, sparsity=0.97, score="synflow", schedule=rounds, allocation=Step("pooled", {"floor": 0.02})
+        view,
+        sparsity=0.97,
+        score="synflow",
+        schedule=rounds,
+        allocation=MemberSpec("pooled", {"floor": 0.02}),
     )
     assert held.kept == free.kept == round(0.03 * held.total)
     assert all(kept >= math.ceil(0.02 * total) for kept, total in held.counts().values())
@@ -222,7 +226,7 @@ def test_relabelled_hidden_units_are_pruned_alike():
 def test_rounds_that_differ_by_less_than_a_unit():
     """A round may keep less than the next one would allow: that one then keeps all that is left."""
     view = network()
-    rounds = Step("exponential", {"rounds": 60})
+    rounds = MemberSpec("exponential", {"rounds": 60})
     mask = prune(view, sparsity=0.1, score="magnitude", pattern="channel", schedule=rounds)
     budget = round(0.9 * mask.total)
     assert budget - 72 < mask.kept <= budget

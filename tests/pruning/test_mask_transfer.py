@@ -93,7 +93,7 @@ def test_the_mask_of_a_checkpoint(found, tmp_path):
 LOAD = """
 import sys
 from sigprune.base.errors import BadInput
-from sigprune.pruning.mask_transfer import load_mask
+from sigprune.checkpoint.read import load_mask
 
 for ref in sys.argv[1:]:
     try:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sigprune import describe, open_model, prune, reinit_, transfer
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.values.view import View
 
@@ -21,7 +21,7 @@ ARGUMENTS = {
         "intermediate_size": 32, "max_position_embeddings": 16, "tie_word_embeddings": False,
     },
 }  # fmt: skip
-CASES = [("gpt2", Step("next_token", {})), ("bert", Step("masked_token", {"mask_token": 1}))]
+CASES = [("gpt2", MemberSpec("next_token", {})), ("bert", MemberSpec("masked_token", {"mask_token": 1}))]
 
 
 def network(kind: str, vocabulary: int) -> View:

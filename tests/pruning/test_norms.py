@@ -13,7 +13,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import sigprune
 from sigprune.base.errors import BadInput, BadScores
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.models.opening import describe
 from sigprune.propagation.findings import verify
 from sigprune.values.mask import Mask
@@ -71,7 +71,7 @@ def test_every_filter_keeps_an_entry_and_the_budget_stays_exact(kind, score):
     assert view.forward({}, view.example).isfinite().all()
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "erk", "igq", Step("pooled", {"floor": 0.01})])
+@pytest.mark.parametrize("allocation", ["uniform", "erk", "igq", MemberSpec("pooled", {"floor": 0.01})])
 @pytest.mark.parametrize("pattern", ["unstructured", "per_row"])
 def test_whatever_shares_the_budget(pattern, allocation):
     """Here 27 of 528 entries are left, and 16 rows need one; the shares in proportion would give them 13."""
@@ -125,7 +125,7 @@ def test_a_sparsity_that_leaves_no_entry_for_each_is_refused_before_scoring():
         sigprune.prune(view, sparsity=0.99, score="snip")  # that there are no data is not reached
 
 
-@pytest.mark.parametrize("pattern", ["channel", Step("block", {"rows": 4, "columns": 16})])
+@pytest.mark.parametrize("pattern", ["channel", MemberSpec("block", {"rows": 4, "columns": 16})])
 def test_patterns_of_whole_units_refuse_to_empty_a_filter(pattern):
     view = describe(normalised(), exclude=("head",))
     with pytest.raises(BadInput, match=r"leaves filters of 2\.parametrizations.*by its norm.*exclude"):

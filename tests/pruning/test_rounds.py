@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sigprune import Mask, describe, prune
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.base.rng import generator
 from sigprune.families.allocations import allocations
 from sigprune.families.patterns import patterns
@@ -16,10 +16,10 @@ from sigprune.pruning.selector import Selector, sites
 from sigprune.values.view import View
 from tests.support.networks import SmallConv, seeded
 
-SYNFLOW = [Step("synflow", {}), Step("synflow", {"damping": 0.5})]
+SYNFLOW = [MemberSpec("synflow", {}), MemberSpec("synflow", {"damping": 0.5})]
 
 
-def fresh(view: View, score: Step, mask: Mask) -> dict[str, torch.Tensor]:
+def fresh(view: View, score: MemberSpec, mask: Mask) -> dict[str, torch.Tensor]:
     """The scores of a scorer that has seen no round."""
     return Scorer.of(view, score, "labels", 0)(mask, None, "0")
 
@@ -27,7 +27,7 @@ def fresh(view: View, score: Step, mask: Mask) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("score", SYNFLOW, ids=["plain", "damped"])
 def test_rounds_give_the_mask_of_scores_made_anew(score):
     view = describe(seeded(SmallConv()))
-    schedule = Step("exponential", {"rounds": 7})
+    schedule = MemberSpec("exponential", {"rounds": 7})
     found = prune(view, sparsity=0.9, score=score, schedule=schedule, seed=3)
     mask = Mask.dense(view.prunable_shapes())
     plan = schedules.choose(schedule)

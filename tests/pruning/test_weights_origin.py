@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sigprune.base.errors import BadInput, UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.checkpoint.prune_shards import prune_files
 from sigprune.checkpoint.read import load
 from sigprune.checkpoint.save import save
@@ -83,7 +83,7 @@ def test_what_sigprune_writes_keeps_the_origin():
     mask = prune(view, sparsity=0.5, batches=labelled(view, examples=2, batches=1))
     assert view.weights_origin == "fresh", "scoring writes nothing"
     apply_(view, mask)
-    restore_(view, mask, Step("gradient_descent", {"steps": 1}))
+    restore_(view, mask, MemberSpec("gradient_descent", {"steps": 1}))
     calibrate_(view, torch.ones(2, 1, 32, 32), target=1e-3, tolerance=1e4)
     assert view.weights_origin == "fresh"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.recipe.recipe import FINDINGS, Recipe, load_recipe, override, parse_recipe, shipped
 from sigprune.recipe.sections import Model
-from sigprune.recipe.yaml_io import DEEPEST, LARGEST, LONGEST, MOST_VALUES, dumps, loads
+from sigprune.recipe.yaml_io import DEEPEST, LARGEST, LONGEST, MAX_VALUES, dumps, loads
 
 MODEL = {"model": {"ref": "timm:test_resnet"}}
 PATHS = [
@@ -162,26 +162,26 @@ def test_the_name_is_the_file_s_unless_given(tmp_path: Path) -> None:
 
 
 def test_defaults_depend_on_the_score_the_data_and_pretrained_weights() -> None:
-    assert parsed("prune.score=synflow").prune.schedule == Step("exponential", {"rounds": 100})
-    assert parsed("prune.score=snip").prune.schedule == Step("oneshot")
+    assert parsed("prune.score=synflow").prune.schedule == MemberSpec("exponential", {"rounds": 100})
+    assert parsed("prune.score=snip").prune.schedule == MemberSpec("oneshot")
     assert parsed("data.batch_size=7").prune.batch_size == 7
     assert parsed("data.batch_size=7", "prune.batch_size=5").prune.batch_size == 5
     assert parsed("data.batch_size=7", "prune.batch_size=null").prune.batch_size == 7
     trained = parsed("model.pretrained=true", "init.gates=keep")
     assert (trained.init.method, trained.isometry, trained.init.gates) == (None, None, "keep")
     chosen = parsed("model.pretrained=true", "init.method=orthogonal", "isometry=gradient_descent")
-    assert chosen.init.method == Step("orthogonal", {"gain": 1.0})
+    assert chosen.init.method == MemberSpec("orthogonal", {"gain": 1.0})
     assert chosen.isometry is not None
 
 
 def test_parts_of_a_network_follow_the_method_unless_said() -> None:
     fresh, kept = parsed().init, parsed("init.method=null").init
-    assert (fresh.embedding, fresh.norms) == (Step("normal", {"std": 0.02}), "reset")
+    assert (fresh.embedding, fresh.norms) == (MemberSpec("normal", {"std": 0.02}), "reset")
     assert (kept.embedding, kept.norms) == ("keep", "keep")
     assert (fresh.head, fresh.depthwise) == ("method", "method")
     trained = parsed("model.pretrained=true", "init.head=orthogonal", "init.embedding={name: normal}").init
-    assert (trained.method, trained.head) == (None, Step("orthogonal", {"gain": 1.0}))
-    assert (trained.embedding, trained.norms) == (Step("normal", {"std": 0.02}), "keep")
+    assert (trained.method, trained.head) == (None, MemberSpec("orthogonal", {"gain": 1.0}))
+    assert (trained.embedding, trained.norms) == (MemberSpec("normal", {"std": 0.02}), "keep")
     assert parsed("init.depthwise=delta_orthogonal", "init.norms=keep").digest != parsed().digest
 
 
@@ -244,8 +244,8 @@ BOMBS = {
     + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
     "aliases of mappings": "a0: &a0 {x: 1, y: 1}\n"
     + "".join(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}\n" for i in range(1, 40)),
-    "flow": "model: [" + "1," * MOST_VALUES + "]",
-    "block": "model:\n" + "- 1\n" * MOST_VALUES,
+    "flow": "model: [" + "1," * MAX_VALUES + "]",
+    "block": "model:\n" + "- 1\n" * MAX_VALUES,
     "nested flow": "model: " + "[" * 100_000,
     "nested block": "- " * 100_000,
     "long text": "model: " + "x" * (LONGEST + 1),
@@ -400,7 +400,7 @@ def test_numbers_that_cannot_be_are_refused_before_anything_runs(setting: str, m
 
 def test_options_of_the_schedule_that_a_score_brings_along() -> None:
     recipe = load_recipe("digits_synflow", ["prune.schedule.rounds=3"])
-    assert recipe.prune.schedule == Step("exponential", {"rounds": 3})
+    assert recipe.prune.schedule == MemberSpec("exponential", {"rounds": 3})
 
 
 def test_no_epochs_need_no_other_warm_up() -> None:

@@ -111,7 +111,7 @@ def test_torch_is_left_as_it_was(digits):
     )
     seen = []
     fit(view, None, digits.train, None, TrainPlan(epochs=1, device="cpu"),
-        report=lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))  # fmt: skip
+        on_progress=lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))  # fmt: skip
     assert all(seen)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before[1:]
@@ -234,7 +234,7 @@ def test_warm_up_grows_and_then_hands_over():
 def test_progress_is_reported_per_step():
     seen: list[tuple[int, int]] = []
     plan = TrainPlan(epochs=2, batch_size=8, accumulate=2, **CPU)
-    fit(flat_view(), None, flat_split(40), None, plan, report=lambda *now: seen.append(now))
+    fit(flat_view(), None, flat_split(40), None, plan, on_progress=lambda *now: seen.append(now))
     assert seen == [(i, 6) for i in range(1, 7)]
 
 

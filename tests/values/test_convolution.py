@@ -16,7 +16,7 @@ from sigprune.families.inits.delta_orthogonal import init as delta_orthogonal
 from sigprune.families.inits.orthogonal import init as orthogonal
 from sigprune.models.opening import describe
 from sigprune.propagation.measurement import measure
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 from sigprune.values.convolution import Convolution
 from sigprune.values.convolution_operator import circular_values, convolution_operator
 
@@ -68,7 +68,7 @@ def test_fourier_values_are_those_of_the_circulant_matrix(shape, counts, stride,
     values = circular_values(convolution, kernels, size)
     dense = torch.stack([torch.linalg.svdvals(circulant(k, counts, stride, dilation)) for k in kernels])
     torch.testing.assert_close(values, dense, atol=1e-12, rtol=1e-12)
-    few = circular_values(convolution, kernels, size, most_gib=1e-9)
+    few = circular_values(convolution, kernels, size, max_memory_gib=1e-9)
     torch.testing.assert_close(few, values)
 
 
@@ -102,8 +102,8 @@ def test_sizes_that_do_not_fit():
 def test_orthogonal_convolutions_have_the_gain_at_every_frequency(out, channels, gain):
     convolution = Convolution((1, 1), (1, 1), ((1, 1), (1, 1)), "circular")
     for init in (delta_orthogonal, block_orthogonal):
-        slot = Slot((out, channels, 3, 3), "conv", generator(0, "test"))
-        kernel = init(slot, gain=gain)[None]
+        spec = BlockSpec((out, channels, 3, 3), "conv", generator(0, "test"))
+        kernel = init(spec, gain=gain)[None]
         values = circular_values(convolution, kernel, (5, 5))
         torch.testing.assert_close(values, torch.full_like(values, gain), atol=1e-12, rtol=0)
         used = measure(convolution_operator(convolution, kernel, (5, 5))).values
@@ -112,7 +112,7 @@ def test_orthogonal_convolutions_have_the_gain_at_every_frequency(out, channels,
 
 def test_an_orthogonal_matrix_is_no_orthogonal_convolution():
     """What the paper makes isometric is the flattened kernel: its convolution is not."""
-    kernel = orthogonal(Slot((6, 4, 3, 3), "conv", generator(0, "test")))[None]
+    kernel = orthogonal(BlockSpec((6, 4, 3, 3), "conv", generator(0, "test")))[None]
     flat = torch.linalg.svdvals(kernel.flatten(2))
     torch.testing.assert_close(flat, torch.ones_like(flat))
     values = circular_values(Convolution((1, 1), (1, 1), None), kernel, (8, 8))

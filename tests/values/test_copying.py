@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, MixtralConfi
 import sigprune
 from sigprune import describe, jacobian, measure, open_model, prune, reinit_
 from sigprune.base.errors import BadInput, NoSpace, UnknownName
-from sigprune.base.registry import Step
+from sigprune.base.registry import MemberSpec
 from sigprune.pruning.choose import Method
 from sigprune.values.mask import Mask
 from sigprune.values.operator import Operator
@@ -114,7 +114,7 @@ def values() -> dict[str, object]:
     operator = jacobian(view, batch)
     mask = prune(view, sparsity=0.3, score="magnitude")
     return {
-        "Step": Step("orthogonal", {"gain": 1.5}),
+        "Step": MemberSpec("orthogonal", {"gain": 1.5}),
         "InitPolicy": sigprune.InitPolicy(depthwise="delta_orthogonal"),
         "Method": Method(),
         "Recipe": sigprune.Recipe.model_validate({"model": {"ref": "timm:test_resnet"}}),

@@ -64,7 +64,7 @@ def test_a_memory_bound_takes_examples_in_parts_and_changes_nothing(network):
     """Products and spectra are those of the whole batch, and no two graphs are alive at once."""
     view = small_views()[network].using("eval")
     inputs = labelled(view, examples=7)[0][0]
-    whole, parts = jacobian(view, inputs), jacobian(view, inputs, most_gib=1e-9)
+    whole, parts = jacobian(view, inputs), jacobian(view, inputs, max_memory_gib=1e-9)
     draw = generator(3, "test", "parts")
     v = torch.randn(2, 7, whole.shape[1], generator=draw)
     u = torch.randn(3, 7, whole.shape[0], generator=draw)
@@ -91,7 +91,7 @@ def test_the_graph_of_a_bounded_operator_is_within_the_bound():
             return super().forward(x)
 
     view.module[1] = Watch()
-    operator = jacobian(view, inputs, most_gib=256 / 2**20)
+    operator = jacobian(view, inputs, max_memory_gib=256 / 2**20)
     alive.clear()
     operator.rmatmat(torch.randn(1, 64, 2))
     assert sum(alive) == 64
@@ -242,10 +242,10 @@ def test_the_map_of_a_batch_whose_examples_are_coupled():
     torch.testing.assert_close(measure(operator).values[0], torch.linalg.svdvals(dense))
 
 
-@pytest.mark.parametrize("most_gib", [1e-9, 4.0])
-def test_memory_bounds_change_no_value(most_gib):
+@pytest.mark.parametrize("max_memory_gib", [1e-9, 4.0])
+def test_memory_bounds_change_no_value(max_memory_gib):
     view = small_views()["conv"]
-    operator = jacobian(view, labelled(view)[0], dtype=torch.float64, most_gib=most_gib)
+    operator = jacobian(view, labelled(view)[0], dtype=torch.float64, max_memory_gib=max_memory_gib)
     u = torch.randn(5, operator.examples, operator.shape[0], dtype=torch.float64)
     v = torch.randn(5, operator.examples, operator.shape[1], dtype=torch.float64)
     torch.testing.assert_close(operator.rmatmat(u)[2:3], operator.rmatmat(u[2:3]))

@@ -55,10 +55,10 @@ def test_probing_restores_every_mode_even_after_an_error():
     view.module.train()
     view.module.conv2.eval()
     modes = [m.training for m in view.module.modules()]
-    probing = view.probing()
-    probing.__enter__()
+    eval_mode = view.eval_mode()
+    eval_mode.__enter__()
     assert not any(m.training for m in view.module.modules())
-    assert probing.__exit__(RuntimeError, RuntimeError(), None) is False
+    assert eval_mode.__exit__(RuntimeError, RuntimeError(), None) is False
     assert [m.training for m in view.module.modules()] == modes
 
 

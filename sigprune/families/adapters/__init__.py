@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sigprune.base.lazy import lazy_names
-from sigprune.base.registry import Family, Plain
+from sigprune.base.registry import Family, JsonValue
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,8 +46,8 @@ class Adapter(Protocol):
 
     accepts: Callable[[nn.Module], bool]
     names: Callable[[], Sequence[str]]
-    build: Callable[[str, Mapping[str, Plain]], nn.Module]
-    build_pretrained: Callable[[str, str | None, Mapping[str, Plain]], nn.Module]
+    build: Callable[[str, Mapping[str, JsonValue]], nn.Module]
+    build_pretrained: Callable[[str, str | None, Mapping[str, JsonValue]], nn.Module]
     describe: Callable[[nn.Module], View]
     write_config: Callable[[nn.Module, Path, Preprocessing | None], None]
     image_defaults: ImageDefaultsOf

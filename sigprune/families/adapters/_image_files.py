@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sigprune.base.canonical_json import read_object
 from sigprune.base.errors import CheckpointError
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.format.names import PROCESSOR
 from sigprune.values.preprocessing import Normalisation, Preprocessing
 
@@ -18,7 +18,7 @@ _BILINEAR = 2
 """Of ``PIL.Image.Resampling``."""
 
 
-def data_config(preprocessing: Preprocessing) -> dict[str, Plain]:
+def data_config(preprocessing: Preprocessing) -> dict[str, JsonValue]:
     """What timm's ``pretrained_cfg`` says of it: the whole image, squashed."""
     mean, std = preprocessing.normalisation.mean, preprocessing.normalisation.std
     return {
@@ -34,7 +34,7 @@ def data_config(preprocessing: Preprocessing) -> dict[str, Plain]:
 def write_processor(preprocessing: Preprocessing, folder: Path) -> None:
     """Write the ``preprocessor_config.json`` of transformers' plain processor: resize, rescale, normalise."""
     height, width = preprocessing.size
-    config: dict[str, Plain] = {
+    config: dict[str, JsonValue] = {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": preprocessing.channels == 3,
         "do_resize": True,
@@ -71,7 +71,7 @@ def normalisation_in(folder: Path) -> Normalisation | None:
     return Normalisation(mean, std)
 
 
-def _numbers(value: Plain) -> tuple[float, ...]:
+def _numbers(value: JsonValue) -> tuple[float, ...]:
     """The numbers of a list; empty if it is none, or holds anything else."""
     values = value if isinstance(value, list) else []
     finite = [float(one) for one in values if isinstance(one, int | float) and math.isfinite(one)]

@@ -17,7 +17,7 @@ from functools import cache
 from typing import cast
 
 from sigprune.base.errors import BadInput, suggestion
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.format.index import KEY
 
 _DEEPEST = 16
@@ -83,7 +83,7 @@ _NOT_A_FOLDERS = frozenset({
 
 
 def check_timm_args(
-    architecture: str, args: Mapping[str, Plain], place: str, also: frozenset[str] = frozenset()
+    architecture: str, args: Mapping[str, JsonValue], place: str, also: frozenset[str] = frozenset()
 ) -> None:
     """Make sure that arguments of timm are parameters of the architecture, and plain.
 
@@ -111,7 +111,7 @@ def check_timm_args(
             )
 
 
-def self_contained(config: Mapping[str, Plain], place: str) -> dict[str, Plain]:
+def self_contained(config: Mapping[str, JsonValue], place: str) -> dict[str, JsonValue]:
     """A transformers configuration without what points elsewhere.
 
     A backbone that is named in the old way, which transformers looks up on the Hub, becomes the configuration
@@ -120,10 +120,10 @@ def self_contained(config: Mapping[str, Plain], place: str) -> dict[str, Plain]:
     Raises:
         BadInput: it names a model of another repository or folder, or is nested too deeply.
     """
-    return cast("dict[str, Plain]", _cleaned(config, place, 0))
+    return cast("dict[str, JsonValue]", _cleaned(config, place, 0))
 
 
-def check_references(config: Mapping[str, Plain], place: str) -> None:
+def check_references(config: Mapping[str, JsonValue], place: str) -> None:
     """Make sure that building a transformers configuration follows no name out of it.
 
     Raises:
@@ -141,14 +141,14 @@ def check_references(config: Mapping[str, Plain], place: str) -> None:
                 _check_arguments(key, name, args, place)
 
 
-def _check_arguments(key: str, model: str, args: Plain, place: str) -> None:
+def _check_arguments(key: str, model: str, args: JsonValue, place: str) -> None:
     if not isinstance(args, dict):
         raise BadInput(f"{place}: {key}: expected an object, got {type(args).__name__}")
     also = frozenset() if key == "model_args" else _OF_BACKBONES
     check_timm_args(model, args, f"{place}: {key}", also)
 
 
-def foreign_storage(config: Mapping[str, Plain], place: str) -> str | None:
+def foreign_storage(config: Mapping[str, JsonValue], place: str) -> str | None:
     """How any part of a configuration says that weights are stored, if neither plainly nor by sigprune."""
     for node in _nodes(config, place):
         stored = node.get("quantization_config")
@@ -157,10 +157,10 @@ def foreign_storage(config: Mapping[str, Plain], place: str) -> str | None:
     return None
 
 
-def _nodes(config: Mapping[str, Plain], place: str) -> list[Mapping[str, Plain]]:
+def _nodes(config: Mapping[str, JsonValue], place: str) -> list[Mapping[str, JsonValue]]:
     """The configuration and all objects in it."""
-    nodes: list[Mapping[str, Plain]] = []
-    level: list[Plain] = [dict(config)]
+    nodes: list[Mapping[str, JsonValue]] = []
+    level: list[JsonValue] = [dict(config)]
     for _ in range(_DEEPEST):
         nodes += [part for part in level if isinstance(part, dict)]
         level = [
@@ -175,7 +175,7 @@ def _nodes(config: Mapping[str, Plain], place: str) -> list[Mapping[str, Plain]]
     return nodes
 
 
-def _cleaned(value: Plain | Mapping[str, Plain], place: str, depth: int) -> Plain:
+def _cleaned(value: JsonValue | Mapping[str, JsonValue], place: str, depth: int) -> JsonValue:
     if depth > _DEEPEST:
         raise BadInput(f"{place}: its config.json is nested more than {_DEEPEST} levels deep")
     if isinstance(value, list):
@@ -190,7 +190,7 @@ def _cleaned(value: Plain | Mapping[str, Plain], place: str, depth: int) -> Plai
     }
 
 
-def _check_models(node: Mapping[str, Plain], place: str) -> None:
+def _check_models(node: Mapping[str, JsonValue], place: str) -> None:
     import timm
 
     for key in _MODELS:
@@ -209,7 +209,7 @@ def _check_models(node: Mapping[str, Plain], place: str) -> None:
             )
 
 
-def _backbone_configured(node: Mapping[str, Plain], place: str) -> dict[str, Plain]:
+def _backbone_configured(node: Mapping[str, JsonValue], place: str) -> dict[str, JsonValue]:
     """The node; a backbone by name becomes one by configuration where transformers would ask the Hub."""
     fields, kind = dict(node), node.get("model_type")
     if not isinstance(fields.get("backbone"), str) or kind == "timm_backbone":
@@ -224,7 +224,7 @@ def _backbone_configured(node: Mapping[str, Plain], place: str) -> dict[str, Pla
     _check_models(backbone, place)
     given = fields.pop("backbone_kwargs", None) or {}
     _check_arguments("backbone_kwargs", str(backbone["backbone"]), given, place)
-    fields["backbone_config"] = {**cast("dict[str, Plain]", given), **backbone}
+    fields["backbone_config"] = {**cast("dict[str, JsonValue]", given), **backbone}
     fields.pop("use_timm_backbone", None)
     return fields
 
@@ -253,7 +253,7 @@ def _parameters(architecture: str) -> frozenset[str]:
     return frozenset(names) - _NO_PARAMETERS | _ACROSS_FILES
 
 
-def _plain(value: Plain, depth: int) -> bool:
+def _plain(value: JsonValue, depth: int) -> bool:
     if isinstance(value, str):
         return _WORD.fullmatch(value) is not None
     if isinstance(value, list | tuple):

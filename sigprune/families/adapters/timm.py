@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sigprune.base.bits import as_integers
 from sigprune.base.errors import BadInput, CheckpointError, UnknownName, one_line, suggestion
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.base.rng import global_stream
 from sigprune.families.adapters._examples import first_input, first_tensor, ramp
 from sigprune.families.adapters._image_files import data_config
@@ -52,7 +52,7 @@ def names() -> Sequence[str]:
     return cast(Sequence[str], timm.list_models())
 
 
-def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
+def build(architecture: str, args: Mapping[str, JsonValue]) -> nn.Module:
     """The architecture with fresh weights from torch's global generators.
 
     Args:
@@ -72,7 +72,7 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
     return _create(f"{FOLDER}{_known(architecture, args)[0]}", architecture, args)
 
 
-def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
+def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, JsonValue]) -> nn.Module:
     """The architecture with pretrained weights.
 
     Only safetensors are read, never a pickle. Arguments may change ``num_classes`` (a fresh classifier),
@@ -102,7 +102,7 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain
 
 
 def _loaded(
-    name: str, source: str, args: Mapping[str, Plain], weights: Path, classes: int | None
+    name: str, source: str, args: Mapping[str, JsonValue], weights: Path, classes: int | None
 ) -> nn.Module:
     """The model with the weights of a file: all of them, except a classifier of another size than theirs.
 
@@ -118,7 +118,12 @@ def _loaded(
     """
     own = {key: value for key, value in args.items() if key != "num_classes"}
     # the file and no other weights that a configuration names; strictly, unless num_classes is another
-    overlay: dict[str, Plain] = {"source": "", "file": str(weights), "custom_load": False, "state_dict": None}
+    overlay: dict[str, JsonValue] = {
+        "source": "",
+        "file": str(weights),
+        "custom_load": False,
+        "state_dict": None,
+    }
     overlay |= {} if classes is None else {"num_classes": classes}
     try:
         with global_stream(0, "check", "timm"):
@@ -171,7 +176,7 @@ def _repository(name: str) -> str:
     return cast(str, cfg.hf_hub_id)
 
 
-def _known(source: str, args: Mapping[str, Plain]) -> tuple[Path, int]:
+def _known(source: str, args: Mapping[str, JsonValue]) -> tuple[Path, int]:
     """The folder of a source whose ``config.json`` names an architecture of timm; its number of classes.
 
     Raises:
@@ -194,7 +199,7 @@ def _known(source: str, args: Mapping[str, Plain]) -> tuple[Path, int]:
     return folder_of(source), _classes(config, stored)
 
 
-def _classes(config: Mapping[str, Plain], stored: Mapping[str, Plain]) -> int:
+def _classes(config: Mapping[str, JsonValue], stored: Mapping[str, JsonValue]) -> int:
     """The number of classes that timm builds a model with, as it reads a ``config.json``: arguments first."""
     inner = config.get("pretrained_cfg")
     for fields in (stored, config, inner if isinstance(inner, dict) else {}):
@@ -297,7 +302,7 @@ def rebuild(folder: Path) -> nn.Module:
 
 
 def _create(
-    name: str, source: str, args: Mapping[str, Plain], **more: bool | Mapping[str, Plain]
+    name: str, source: str, args: Mapping[str, JsonValue], **more: bool | Mapping[str, JsonValue]
 ) -> nn.Module:
     import timm
 

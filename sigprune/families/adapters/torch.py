@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from sigprune.base.errors import BadInput, CheckpointError, one_line
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.families.adapters._examples import first_input, first_tensor, ramp
 from sigprune.families.adapters._factories import factory
 from sigprune.families.adapters._module_tree.walk import survey
@@ -34,7 +34,7 @@ def names() -> Sequence[str]:
     return ()
 
 
-def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
+def build(architecture: str, args: Mapping[str, JsonValue]) -> nn.Module:
     """Call what the import path names, and expect a module.
 
     What is known beforehand to make none is not called (see ``_factories``).
@@ -61,7 +61,7 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
     return module
 
 
-def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
+def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, JsonValue]) -> nn.Module:
     """There are no pretrained weights behind an import path.
 
     Raises:
@@ -102,7 +102,7 @@ def write_config(module: nn.Module, folder: Path, preprocessing: Preprocessing |
     """Write a ``config.json`` that says what the model is. It does not say how to make it again."""
     del preprocessing  # the card says it: no library reads it from here
     kind = type(module)
-    config: dict[str, Plain] = {"library": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
+    config: dict[str, JsonValue] = {"library": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

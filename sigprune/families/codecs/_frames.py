@@ -8,7 +8,7 @@ import zstandard
 from sigprune.base.errors import CheckpointError, TooLarge
 from sigprune.families.codecs._shared import Bytes
 
-MOST_FRAMES = 1024
+MAX_FRAMES = 1024
 """Frames of a part; sigprune writes up to 130. Each takes its time, whatever it holds."""
 
 
@@ -49,8 +49,8 @@ def contents(frames: Bytes, least: int, most: int) -> Bytes:
                 raise CheckpointError(
                     f"expected frames of {least} to {most} bytes, one of them says {said.content_size}"
                 )
-            if len(found) == MOST_FRAMES:
-                raise TooLarge(f"expected at most {MOST_FRAMES:,} zstandard frames, got more")
+            if len(found) == MAX_FRAMES:
+                raise TooLarge(f"expected at most {MAX_FRAMES:,} zstandard frames, got more")
             size = _size(data, said.has_checksum)
             one = unpacker.decompress(data[:size], max_output_size=said.content_size, allow_extra_data=False)
             if len(one) != said.content_size:

@@ -1,4 +1,4 @@
-"""Initialisers: ``init(slot, *, ...) -> Tensor`` gives one block (out, in, *kernel) its float64 values."""
+"""Initialisers: ``init(spec, *, ...) -> Tensor`` gives one block (out, in, *kernel) its float64 values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Init(Protocol):
-    """A member: ``init(slot, *, options)`` returns a float64 CPU tensor of ``slot.shape``.
+    """A member: ``init(spec, *, options)`` returns a float64 CPU tensor of ``spec.shape``.
 
-    All randomness comes from ``slot.generator``: a block's values depend on the seed and its name only.
+    All randomness comes from ``spec.generator``: a block's values depend on the seed and its name only.
     """
 
     PAPER: str

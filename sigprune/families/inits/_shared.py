@@ -7,18 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 
 
-def semi_orthogonal(slot: Slot, rows: int, columns: int) -> Tensor:
+def semi_orthogonal(spec: BlockSpec, rows: int, columns: int) -> Tensor:
     """A random float64 matrix with orthonormal rows (rows <= columns) or columns.
 
     For a standardised weight its rows have zero mean and equal norms too. They span one dimension less then:
     with rows >= columns it is a tight frame of that space (all singular values 1 but for a single 0).
     """
-    if not slot.standardised or columns == 1:
-        return haar(slot, rows, columns)
-    inner = haar(slot, rows, columns - 1)
+    if not spec.standardised or columns == 1:
+        return haar(spec, rows, columns)
+    inner = haar(spec, rows, columns - 1)
     if rows >= columns:
         inner = _with_equal_rows(inner)
     # the Householder reflection that takes the first unit vector to the constant one
@@ -28,13 +28,13 @@ def semi_orthogonal(slot: Slot, rows: int, columns: int) -> Tensor:
     return matrix - torch.outer(matrix @ mirror, mirror * (2 / mirror.square().sum()))
 
 
-def haar(slot: Slot, rows: int, columns: int) -> Tensor:
+def haar(spec: BlockSpec, rows: int, columns: int) -> Tensor:
     """A float64 matrix, uniform (Haar) among those with orthonormal rows (rows <= columns) or columns.
 
     QR of a Gaussian, with the signs fixed by the diagonal of R so that the distribution is uniform (Mezzadri
     2007, arXiv math-ph/0609050).
     """
-    tall = slot.gaussian(max(rows, columns), min(rows, columns))
+    tall = spec.gaussian(max(rows, columns), min(rows, columns))
     q, r = torch.linalg.qr(tall)
     uniform: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
     return uniform if rows >= columns else uniform.T.contiguous()

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from sigprune.base.registry import Positive
 from sigprune.families.inits._shared import haar, semi_orthogonal
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 
 PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 1"
 
 
-def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
+def init(spec: BlockSpec, *, gain: Positive = 1.0) -> Tensor:
     """Singular values ``gain`` of the convolution operator at stride 1 with circular padding.
 
     A kernel of size k is the convolution of k - 1 kernels of size 2, each made of random projections, times
@@ -23,12 +23,12 @@ def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
     opposite case (co-isometric). Cost: about (2 · taps)^2 products (in, n) x (n, n), n the larger of in and
     out, in float64.
     """
-    out, channels, *sizes = slot.shape
+    out, channels, *sizes = spec.shape
     wide, narrow = max(out, channels), min(out, channels)
-    taps = {(0,) * len(sizes): semi_orthogonal(slot, narrow, wide)}
+    taps = {(0,) * len(sizes): semi_orthogonal(spec, narrow, wide)}
     for step in range(max(sizes, default=1) - 1):
         axes = [axis for axis, size in enumerate(sizes) if size > step + 1]
-        taps = _convolved(taps, axes, [_projection(slot, wide) for _ in axes])
+        taps = _convolved(taps, axes, [_projection(spec, wide) for _ in axes])
     kernel = torch.zeros(narrow, wide, *sizes, dtype=torch.float64)
     for place, matrix in taps.items():
         tap = kernel
@@ -40,10 +40,10 @@ def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
     return gain * kernel.flip(tuple(range(2, kernel.dim()))).contiguous()
 
 
-def _projection(slot: Slot, size: int) -> Tensor:
+def _projection(spec: BlockSpec, size: int) -> Tensor:
     """A symmetric projection onto a random subspace: every direction is kept with probability 1/2."""
-    basis = haar(slot, size, size)
-    kept = basis[:, torch.rand(size, generator=slot.generator) < 0.5]
+    basis = haar(spec, size, size)
+    kept = basis[:, torch.rand(size, generator=spec.generator) < 0.5]
     return kept @ kept.T
 
 

@@ -7,20 +7,20 @@ from torch import Tensor
 
 from sigprune.base.registry import Positive
 from sigprune.families.inits._shared import semi_orthogonal
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 
 PAPER = "Xiao et al. 2018, arXiv 1806.05393, Algorithm 2"
 
 
-def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
+def init(spec: BlockSpec, *, gain: Positive = 1.0) -> Tensor:
     """Singular values ``gain`` of the convolution operator at stride 1; ``orthogonal`` without a kernel.
 
     The paper asks for in <= out; with in > out the matrix is co-isometric (orthonormal rows).
     """
-    out, channels, *kernel = slot.shape
-    block = torch.zeros(slot.shape, dtype=torch.float64)
+    out, channels, *kernel = spec.shape
+    block = torch.zeros(spec.shape, dtype=torch.float64)
     centre = block
     for size in kernel:  # each step takes the middle of the first kernel axis that is left
         centre = centre.select(2, (size - 1) // 2)
-    centre[:] = gain * semi_orthogonal(slot, out, channels)
+    centre[:] = gain * semi_orthogonal(spec, out, channels)
     return block

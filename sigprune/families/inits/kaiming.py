@@ -7,11 +7,11 @@ import math
 from torch import Tensor
 
 from sigprune.base.registry import Positive
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 
 PAPER = "He et al. 2015, arXiv 1502.01852, equation 10"
 
 
-def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
+def init(spec: BlockSpec, *, gain: Positive = 1.0) -> Tensor:
     """Keeps the second moment of the forward signal through ReLU layers."""
-    return slot.gaussian() * (gain * math.sqrt(2.0 / slot.fan_in))
+    return spec.gaussian() * (gain * math.sqrt(2.0 / spec.fan_in))

@@ -7,11 +7,11 @@ import math
 from torch import Tensor
 
 from sigprune.base.registry import Positive
-from sigprune.values.block_spec import Slot
+from sigprune.values.block_spec import BlockSpec
 
 PAPER = "Glorot and Bengio 2010, equation 12"
 
 
-def init(slot: Slot, *, gain: Positive = 1.0) -> Tensor:
+def init(spec: BlockSpec, *, gain: Positive = 1.0) -> Tensor:
     """A compromise between forward and backward second moments."""
-    return slot.gaussian() * (gain * math.sqrt(2.0 / (slot.fan_in + slot.fan_out)))
+    return spec.gaussian() * (gain * math.sqrt(2.0 / (spec.fan_in + spec.fan_out)))

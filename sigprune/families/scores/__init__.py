@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from sigprune.base.lazy import lazy_names
-from sigprune.base.registry import Family, Step
+from sigprune.base.registry import Family, MemberSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def remedy(member: Score) -> Callable[..., str] | None:
     return own
 
 
-def own_composition(facts: Mapping[str, object], origin: str) -> tuple[Step, Step]:
+def own_composition(facts: Mapping[str, object], origin: str) -> tuple[MemberSpec, MemberSpec]:
     """The allocation and the pattern of a score when the caller names none.
 
     Entries are compared where their scores mean the same: all together, as Lee et al. 2019 do; within each
@@ -66,12 +66,12 @@ def own_composition(facts: Mapping[str, object], origin: str) -> tuple[Step, Ste
     """
     comparable = facts.get("COMPARABLE", "network")
     if comparable == "row":
-        return Step("uniform"), Step("per_row")
+        return MemberSpec("uniform"), MemberSpec("per_row")
     within = comparable == "fresh network" and origin == "pretrained"
-    return Step("uniform" if within else "pooled"), Step("unstructured")
+    return MemberSpec("uniform" if within else "pooled"), MemberSpec("unstructured")
 
 
-def own_schedule(facts: Mapping[str, object]) -> Step:
+def own_schedule(facts: Mapping[str, object]) -> MemberSpec:
     """The schedule of a score when the caller names none.
 
     Args:
@@ -79,10 +79,10 @@ def own_schedule(facts: Mapping[str, object]) -> Step:
 
     Example:
         >>> own_schedule(scores.read("force").facts)
-        Step(name='exponential', options={'rounds': 60})
+        MemberSpec(name='exponential', options={'rounds': 60})
     """
     rounds = {"rounds": int(str(facts["ROUNDS"]))} if "ROUNDS" in facts else {}
-    return Step(str(facts["SCHEDULE"]), rounds)
+    return MemberSpec(str(facts["SCHEDULE"]), rounds)
 
 
 __getattr__ = lazy_names(__name__, {"mean_gradients": "_shared", "single": "_shared"})

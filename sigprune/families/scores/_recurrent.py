@@ -20,12 +20,12 @@ def layered(uses: Uses, func: Function, args: Sequence[object], kwargs: Mapping[
         UnsupportedModel: packed sequences, or a projected state: its inputs are not among the outputs.
     """
     if kwargs or not isinstance(args[3], bool):
-        uses.refuse(_first_watched(uses, args), "meets packed sequences")
+        uses.unsupported(_first_watched(uses, args), "meets packed sequences")
     flat, biased = cast("list[Tensor]", args[2]), args[3]
     layers, directions, batch_first = cast("int", args[4]), 1 + bool(args[7]), bool(args[8])
     each = 4 if biased else 2
     if len(flat) != layers * directions * each:
-        uses.refuse(_first_watched(uses, args), "is part of a recurrence with a projected state")
+        uses.unsupported(_first_watched(uses, args), "is part of a recurrence with a projected state")
     inputs, time = uses.activation(args[0]), int(batch_first)
     starts = cast("Sequence[Tensor]", args[1] if isinstance(args[1], list | tuple) else (args[1],))
     ends: list[list[Tensor]] = []

@@ -116,7 +116,7 @@ def twice_differentiable(view: View) -> Iterator[None]:
         BadInput: the network uses an operation without second derivatives.
     """
     try:
-        with view.probing(), differentiable():
+        with view.eval_mode(), differentiable():
             yield
     except RuntimeError as error:
         if "not implemented" in str(error) or "differentiate twice" in str(error):

@@ -83,7 +83,7 @@ class Uses:
         origin = self.origin(operand)
         squares = squares.expand(operand.shape)
         if not self.mixed.isdisjoint(origin.names):
-            self.refuse(operand, "is a stack of kernels that are mixed before they meet the input")
+            self.unsupported(operand, "is a stack of kernels that are mixed before they meet the input")
         if not origin.moved_only:
             name = origin.names[0]
             if (
@@ -91,7 +91,7 @@ class Uses:
                 or name not in self.reparametrised
                 or operand.shape != self.sums[name].shape
             ):
-                self.refuse(operand, "is changed before it is used")
+                self.unsupported(operand, "is changed before it is used")
             self.sums[name].add_(squares)
         elif not self._add_in_place(operand, origin, squares):
             chosen = [self._leaves[name] for name in origin.names]
@@ -132,10 +132,12 @@ class Uses:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"expected a tensor, got {type(tensor).__name__}")
         if self.owns(tensor):
-            self.refuse(tensor, "is used otherwise than by a linear map, convolution, attention, recurrence")
+            self.unsupported(
+                tensor, "is used otherwise than by a linear map, convolution, attention, recurrence"
+            )
         return tensor
 
-    def refuse(self, operand: Tensor, why: str) -> NoReturn:
+    def unsupported(self, operand: Tensor, why: str) -> NoReturn:
         """Name the weight whose inputs cannot be observed.
 
         Raises:

@@ -129,7 +129,7 @@ def _product_and_sum(uses: Uses, func: Function, args: Sequence[object], kwargs:
     left, right = (cast("Tensor", given[key]) for key in (second.replace("2", "1"), second))
     weight = right if uses.owns(right) else left
     if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1:
-        uses.refuse(weight, f"is scaled by {func.__name__}")
+        uses.unsupported(weight, f"is scaled by {func.__name__}")
     out = _output(func, args, kwargs)
     if uses.owns(weight):
         _multiply(uses, left, right)
@@ -144,7 +144,7 @@ def _grouped_product(uses: Uses, func: Function, args: Sequence[object], kwargs:
     weight, ends = cast("Tensor", given.get("weight", given.get("mat2"))), cast("Tensor", given["offs"])
     out = _output(func, args, kwargs)
     if inputs.dim() != 2 or weight.dim() != 3:
-        uses.refuse(weight, f"has {weight.dim()} axes for inputs of {inputs.dim()} in {func.__name__}")
+        uses.unsupported(weight, f"has {weight.dim()} axes for inputs of {inputs.dim()} in {func.__name__}")
     places = torch.arange(len(inputs), device=ends.device)
     group = torch.bucketize(places, ends.to(places.dtype), right=True)
     squares = squared(inputs)[group < len(ends)]  # rows after the last offset meet no matrix
@@ -159,7 +159,7 @@ def _einsum(uses: Uses, func: Function, args: Sequence[object], kwargs: Given) -
     tensors = [cast("Tensor", t) for t in flat]
     watched = [index for index, t in enumerate(tensors) if uses.owns(t)]
     if len(tensors) != 2 or len(watched) != 1 or not isinstance(equation, str):
-        uses.refuse(
+        uses.unsupported(
             tensors[watched[0]], "is multiplied with more than one tensor, or another weight, by einsum"
         )
     weight, squares = tensors[watched[0]], squared(tensors[1 - watched[0]])

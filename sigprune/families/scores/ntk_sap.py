@@ -44,7 +44,7 @@ def score(problem: Problem, *, epsilon: Positive = 0.01, batches: Count = 1, exa
     view, dtype, names = problem.view, single(problem.view), list(problem.mask.keep)
     leaves = problem.leaves(dtype)
     totals = {name: torch.zeros_like(leaves[name], requires_grad=False) for name in names}
-    with view.probing():
+    with view.eval_mode():
         for _ in range(batches):
             moved = leaves | {name: _moved(problem, leaves[name], name, epsilon) for name in names}
             noise = cast(_noise(problem, leaves, examples), dtype)

@@ -46,7 +46,7 @@ def score(problem: Problem) -> Tensors:
     """
     view, leaves, names = problem.view, problem.leaves(), list(problem.mask.keep)
     uses = Uses(view, leaves, names)
-    with view.probing(), torch.enable_grad():
+    with view.eval_mode(), torch.enable_grad():
         for batch in problem.batches():
             with Watching(uses):
                 output = view.forward(leaves, batch, differentiated=False)

@@ -35,7 +35,7 @@ class Bidiagonal:
 
 
 def bidiagonalise(
-    operator: Operator, generator: torch.Generator, steps: int, probes: int, most_gib: float
+    operator: Operator, generator: torch.Generator, steps: int, probes: int, max_memory_gib: float
 ) -> Bidiagonal:
     """``steps`` steps from each probe; run p * examples + e is that of probe p and example e.
 
@@ -44,16 +44,17 @@ def bidiagonalise(
     reach is exhausted, a coefficient is zero, and the run goes on with a random vector orthogonal to it.
 
     Raises:
-        BadInput: more steps than the smaller side, or vectors of more than ``most_gib`` GiB.
+        BadInput: more steps than the smaller side, or vectors of more than ``max_memory_gib`` GiB.
     """
     (outputs, inputs), runs = operator.shape, probes * operator.examples
     if steps > min(outputs, inputs):
         raise BadInput(f"expected at most {min(outputs, inputs)} steps, got {steps}")
     needed = runs * steps * (outputs + inputs) * 8 / 2**30
-    if needed > most_gib:
+    if needed > max_memory_gib:
         raise BadInput(
             f"{steps} Lanczos vectors of {runs} runs take {needed:.3g} GiB, over the limit "
-            f"most_gib={most_gib:g}; take fewer steps or probes (recipe: measure.method), or fewer examples"
+            f"max_memory_gib={max_memory_gib:g}; take fewer steps or probes (recipe: measure.method), or "
+            "fewer examples"
         )
     draws = torch.randn(runs, outputs, generator=generator, dtype=torch.float64).to(operator.device)
     left, right = draws.new_zeros(runs, steps, outputs), draws.new_zeros(runs, steps, inputs)

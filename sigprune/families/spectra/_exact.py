@@ -16,20 +16,20 @@ def map_gib(operator: Operator) -> float:
     return operator.examples * operator.shape[0] * operator.shape[1] * operator.dtype.itemsize / 2**30
 
 
-def exact_spectrum(operator: Operator, at_once: int, most_products: int, most_gib: float) -> Spectrum:
+def exact_spectrum(operator: Operator, at_once: int, max_products: int, max_memory_gib: float) -> Spectrum:
     """See the member ``exact``."""
     operator = small_side_first(operator)
     small, large = operator.shape
-    if small > most_products:
+    if small > max_products:
         raise BadInput(
-            f"an exact spectrum takes {small} products, over the limit most_products={most_products}; "
+            f"an exact spectrum takes {small} products, over the limit max_products={max_products}; "
             "an estimate takes fewer (recipe: measure.method)"
         )
-    if map_gib(operator) > most_gib:
+    if map_gib(operator) > max_memory_gib:
         raise BadInput(
             f"an exact spectrum of {operator.examples} maps of {small} x {large} takes "
-            f"{map_gib(operator):.3g} GiB, over the limit most_gib={most_gib:g}; take fewer examples "
-            "(recipe: measure.examples)"
+            f"{map_gib(operator):.3g} GiB, over the limit max_memory_gib={max_memory_gib:g}; take fewer "
+            "examples (recipe: measure.examples)"
         )
     rows = torch.empty(operator.examples, small, large, dtype=operator.dtype, device=operator.device)
     for start in range(0, small, at_once):

@@ -53,12 +53,18 @@ class Rule:
 
 
 def lanczos_spectrum(
-    operator: Operator, generator: torch.Generator, *, steps: int, probes: int, top: int, most_gib: float
+    operator: Operator,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    probes: int,
+    top: int,
+    max_memory_gib: float,
 ) -> Spectrum:
     """See the member ``lanczos``."""
     operator = small_side_first(operator)
     count, steps = operator.shape[0], min(steps, operator.shape[0])
-    found = bidiagonalise(operator, generator, steps, probes, most_gib)
+    found = bidiagonalise(operator, generator, steps, probes, max_memory_gib)
     products = probes * (2 * steps - (steps == count))
     matrix = found.matrix().cpu()
     broken = ~matrix.isfinite().all(2).all(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sigprune.values.operator import Operator
 
-MOST_AT_ONCE = 2**24
+MAX_AT_ONCE = 2**24
 """Entries of a matrix that is factorised in one piece (128 MiB in float64)."""
 
 WELL_CONDITIONED = 1e-4
@@ -26,12 +26,12 @@ def singular_values(matrix: Tensor) -> Tensor:
     small, large = matrix.shape
     if small < large:
         length = large
-        if matrix.numel() > MOST_AT_ONCE:
-            squares = torch.linalg.eigvalsh(_gram(matrix, MOST_AT_ONCE // small + 1)).flip(0)
+        if matrix.numel() > MAX_AT_ONCE:
+            squares = torch.linalg.eigvalsh(_gram(matrix, MAX_AT_ONCE // small + 1)).flip(0)
             if bool(squares[-1] > WELL_CONDITIONED**2 * squares[0]):
                 values: Tensor = squares.sqrt()
                 return values.cpu()
-            length = max(MOST_AT_ONCE // small, 4 * small)
+            length = max(MAX_AT_ONCE // small, 4 * small)
         factor = matrix.new_empty(0, small, dtype=torch.float64)
         for block in matrix.T.split(length):
             factor = torch.linalg.qr(torch.cat([factor, block.to(torch.float64)]), mode="r").R

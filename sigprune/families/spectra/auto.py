@@ -19,27 +19,29 @@ def measure(
     operator: Operator,
     generator: torch.Generator,
     *,
-    most_products: Count = 512,
-    most_gib: Positive = 8.0,
+    max_products: Count = 512,
+    max_memory_gib: Positive = 8.0,
     at_once: Count = 16,
     steps: Count = 30,
     probes: Count = 1,
 ) -> Spectrum:
-    """As ``exact`` if it takes at most ``most_products`` and ``most_gib``, else as ``lanczos``.
+    """As ``exact`` if it takes at most ``max_products`` and ``max_memory_gib``, else as ``lanczos``.
 
     Cost and memory are theirs: min(outputs, inputs) products and the whole map, or 2 steps products per probe
     and the Lanczos vectors.
 
     Raises:
-        BadInput: neither the map nor the Lanczos vectors fit into ``most_gib`` GiB.
+        BadInput: neither the map nor the Lanczos vectors fit into ``max_memory_gib`` GiB.
     """
     products, gib = min(operator.shape), map_gib(operator)
-    if products <= most_products and gib <= most_gib:
-        return exact_spectrum(operator, at_once, most_products, most_gib)
+    if products <= max_products and gib <= max_memory_gib:
+        return exact_spectrum(operator, at_once, max_products, max_memory_gib)
     limit = (
-        f"{products} products, over most_products={most_products}"
-        if products > most_products
-        else f"{gib:.3g} GiB, over most_gib={most_gib:g}"
+        f"{products} products, over max_products={max_products}"
+        if products > max_products
+        else f"{gib:.3g} GiB, over max_memory_gib={max_memory_gib:g}"
     )
-    spectrum = lanczos_spectrum(operator, generator, steps=steps, probes=probes, top=10, most_gib=most_gib)
+    spectrum = lanczos_spectrum(
+        operator, generator, steps=steps, probes=probes, top=10, max_memory_gib=max_memory_gib
+    )
     return replace(spectrum, method=f"{spectrum.method}; an exact spectrum takes {limit}")

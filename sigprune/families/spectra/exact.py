@@ -17,8 +17,8 @@ def measure(
     generator: torch.Generator,
     *,
     at_once: Count = 16,
-    most_products: Count = 4096,
-    most_gib: Positive = 8.0,
+    max_products: Count = 4096,
+    max_memory_gib: Positive = 8.0,
 ) -> Spectrum:
     """min(outputs, inputs) float64 singular values per example; NaN where the map is not finite.
 
@@ -28,7 +28,7 @@ def measure(
     the operator's dtype, and a block of it in float64.
 
     Raises:
-        BadInput: it takes more than ``most_products``, or the map more than ``most_gib`` GiB.
+        BadInput: it takes more than ``max_products``, or the map more than ``max_memory_gib`` GiB.
     """
     del generator  # nothing is random here
-    return exact_spectrum(operator, at_once, most_products, most_gib)
+    return exact_spectrum(operator, at_once, max_products, max_memory_gib)

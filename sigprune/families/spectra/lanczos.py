@@ -19,7 +19,7 @@ def measure(
     steps: Count = 30,
     probes: Count = 1,
     top: Count = 10,
-    most_gib: Positive = 8.0,
+    max_memory_gib: Positive = 8.0,
 ) -> Spectrum:
     """Golub-Kahan bidiagonalisation from random vectors of the smaller side, orthogonalised twice in float64.
 
@@ -34,6 +34,8 @@ def measure(
     probe and example.
 
     Raises:
-        BadInput: they take more than ``most_gib`` GiB.
+        BadInput: they take more than ``max_memory_gib`` GiB.
     """
-    return lanczos_spectrum(operator, generator, steps=steps, probes=probes, top=top, most_gib=most_gib)
+    return lanczos_spectrum(
+        operator, generator, steps=steps, probes=probes, top=top, max_memory_gib=max_memory_gib
+    )

@@ -22,7 +22,7 @@ def measure(
     *,
     probes: Count = 64,
     at_once: Count = 16,
-    most_gib: Positive = 8.0,
+    max_memory_gib: Positive = 8.0,
 ) -> Spectrum:
     """Mean square E[s²] and gap E[(s² - 1)²] of all examples, unbiased, each with its standard error.
 
@@ -34,16 +34,17 @@ def measure(
     none is a forward-mode one unless inputs are fewer than outputs. Memory: the products.
 
     Raises:
-        BadInput: the products take more than ``most_gib`` GiB.
+        BadInput: the products take more than ``max_memory_gib`` GiB.
     """
     operator = small_side_first(operator)
     small, large = operator.shape
     count = min(probes, small)
     needed = count * operator.examples * large * operator.dtype.itemsize / 2**30
-    if needed > most_gib:
+    if needed > max_memory_gib:
         raise BadInput(
-            f"moments from {count} probes take {needed:.3g} GiB, over the limit most_gib={most_gib:g}; take "
-            "fewer probes, or fewer examples (recipe: measure.examples)"
+            f"moments from {count} probes take {needed:.3g} GiB, over the limit "
+            f"max_memory_gib={max_memory_gib:g}; take fewer probes, or fewer examples "
+            "(recipe: measure.examples)"
         )
     units = torch.stack([_orthonormal(small, count, generator) for _ in range(operator.examples)], 1)
     units = units.to(operator.device, operator.dtype)

@@ -143,7 +143,7 @@ def resolve(store: Store, repo: Repo, request: Request, rest: list[str]) -> Answ
     headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(PurePosixPath(name).name)}"
     if not blob.sha256:
         return Answer(200, blob, headers)
-    store.signed[blob.sha256] = blob
+    store.with_digest[blob.sha256] = blob
     headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
     place = quote(f"{CDN}/{blob.sha256}/{repo.kind}/{repo.name}/{name}")
     # another origin, as on the Hub, so that clients must leave their token behind
@@ -164,7 +164,7 @@ def raw(store: Store, repo: Repo, request: Request, rest: list[str]) -> Answer:
 def from_cdn(store: Store, request: Request) -> Answer:
     """The content of an LFS file, for whoever was sent here, once it was resolved."""
     need_no_token(request)
-    blob = store.signed.get(request.parts[1])
+    blob = store.with_digest.get(request.parts[1])
     if blob is None:
         raise Refused(403, "AccessDenied")
     return Answer(200, blob, {"ETag": f'"{blob.sha256}"', "Accept-Ranges": "bytes"})

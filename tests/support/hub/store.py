@@ -154,7 +154,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root, self.lock = root, RLock()
-        self.signed: dict[str, Blob] = {}  # what the CDN gives away, by SHA-256
+        self.with_digest: dict[str, Blob] = {}  # what the CDN gives away, by SHA-256
         self._repos: dict[tuple[str, str], Repo | None] = {}
         self._shown: dict[Path, Commit] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sigprune.base.errors import BadInput, CheckpointError, one_line
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.base.rng import global_stream
 from sigprune.families.adapters._image_files import data_config, normalisation_in, write_processor
 from sigprune.families.adapters._module_tree.walk import paths_of, survey
@@ -69,7 +69,7 @@ def names() -> Sequence[str]:
     return tuple(CONFIG_MAPPING.keys())
 
 
-def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
+def build(architecture: str, args: Mapping[str, JsonValue]) -> nn.Module:
     """A model type with fresh weights from torch's global generators.
 
     Args:
@@ -94,7 +94,7 @@ def build(architecture: str, args: Mapping[str, Plain]) -> nn.Module:
         ) from error
 
 
-def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, Plain]) -> nn.Module:
+def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, JsonValue]) -> nn.Module:
     """A checkpoint's model with its weights, from safetensors only: a pickle is never read.
 
     Args:
@@ -209,7 +209,7 @@ def describe(module: nn.Module) -> View:
         portable=portable(model),
         placeholders=placeholders(model.config.to_dict()),
     )
-    with view.probing(), torch.no_grad(), global_stream(0, "example"):
+    with view.eval_mode(), torch.no_grad(), global_stream(0, "example"):
         example = example_of(model)
     return replace(view, example=example.to(parameter.device, parameter.dtype))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from sigprune.base.errors import BadInput, UnknownName, one_line, suggestion
-from sigprune.base.registry import Plain
+from sigprune.base.registry import JsonValue
 from sigprune.families.adapters._references import check_references, self_contained
 from sigprune.sources.files import place_of, plain_name, read_config
 
@@ -24,7 +24,7 @@ _DEFAULT_TASKS = ("image-classification", "text-classification", "base")
 _ALWAYS = frozenset({"num_labels", "dtype", "attn_implementation"})
 
 
-def configured(source: str, args: Mapping[str, Plain]) -> tuple[PretrainedConfig, str | None]:
+def configured(source: str, args: Mapping[str, JsonValue]) -> tuple[PretrainedConfig, str | None]:
     """The configuration with the fields that were given, and the task.
 
     Raises:
@@ -68,7 +68,7 @@ def _read(source: str) -> PretrainedConfig:
     return _named(config, source, code=fields.get("auto_map"))
 
 
-def _with_infinities(value: Plain) -> Plain:
+def _with_infinities(value: JsonValue) -> JsonValue:
     """Transformers writes ``{"__float__": "Infinity"}`` for a number that JSON does not have."""
     if isinstance(value, dict):
         if value.keys() == {"__float__"} and value["__float__"] in {"Infinity", "-Infinity", "NaN"}:
@@ -90,7 +90,7 @@ def forget_code_(config: PretrainedConfig) -> None:
     vars(config).pop("auto_map", None)
 
 
-def _known_type(source: str, config: Mapping[str, Plain]) -> str:
+def _known_type(source: str, config: Mapping[str, JsonValue]) -> str:
     """Without a type that it knows, transformers guesses one from the path, or asks whether to run code."""
     from transformers import CONFIG_MAPPING, __version__
 
@@ -109,19 +109,19 @@ def _known_type(source: str, config: Mapping[str, Plain]) -> str:
     )
 
 
-def _chosen(fields: Mapping[str, Plain]) -> dict[str, Plain]:
+def _chosen(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """How attention and experts are computed, which the caller may choose, and a folder may not."""
     return {key: value for key, value in fields.items() if key.endswith("_implementation")}
 
 
-def _check_fields(config: PretrainedConfig, fields: Mapping[str, Plain]) -> None:
+def _check_fields(config: PretrainedConfig, fields: Mapping[str, JsonValue]) -> None:
     known = _ALWAYS | set(config.to_dict()) | set(config.attribute_map)
     for field in fields:
         if field not in known:
             raise UnknownName(f"field of {type(config).__name__}", field, known)
 
 
-def _merged(base: Mapping[str, Plain], fields: Mapping[str, Plain]) -> dict[str, Plain]:
+def _merged(base: Mapping[str, JsonValue], fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The fields over the base, sub-configurations field by field."""
     merged = dict(base)
     for key, value in fields.items():
