@@ -28,8 +28,11 @@ check: $(VENV)/.check
 	$(BIN)/python -m pytest -q tests/test_structure.py -p no:cacheprovider
 
 # The oldest versions that pyproject.toml admits, in what touches the libraries; they warn a lot about each other.
-OLDEST ?= tests/effects tests/families tests/cli/test_app.py tests/recipe/test_recipe.py tests/hub/test_libraries.py \
-	$(patsubst %,tests/verbs/test_%.py,opening checkpoint converting native holding measuring pruning)
+OLDEST ?= tests/families tests/report tests/training tests/cli/test_app.py tests/models/test_opening.py \
+	tests/recipe/test_recipe.py tests/propagation/test_measurement.py \
+	$(patsubst %,tests/hub/test_%.py,commands libraries push_pull) \
+	$(patsubst %,tests/checkpoint/test_%.py,checkpoint conversion transformers_plugin) \
+	$(patsubst %,tests/pruning/test_%.py,choose masked_optimizer)
 test-oldest:
 	$(MAKE) .venv-oldest/.test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 	.venv-oldest/bin/python $(PYTEST) -m "not slow" -o filterwarnings=default $(wildcard $(OLDEST))

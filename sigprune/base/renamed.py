@@ -95,6 +95,21 @@ def old_keywords(**new_names: str) -> Callable[[Callable[P, T]], Callable[P, T]]
     return decorate
 
 
+def old_method(old: str, new: str) -> Callable[[object], object]:
+    """A method without arguments under its old name.
+
+    Args:
+        old: class and method, for the warning.
+        new: the method's name of today.
+    """
+
+    def call(self: object) -> object:
+        _warn(old, new)
+        return getattr(self, new)()
+
+    return call
+
+
 def renamed_options(given: Mapping[str, T]) -> dict[str, T]:
     """Options of a member, or keys of a recipe's section, under their names of today (:data:`OPTIONS`)."""
     for old in given.keys() & OPTIONS.keys():

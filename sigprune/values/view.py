@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sigprune.base.errors import BadInput, DataError, SigpruneError, UnknownName, one_line
 from sigprune.base.readonly import ReadOnlyDict
+from sigprune.base.renamed import old_method
 from sigprune.base.tensors import Tensors, is_sharded, tally
 from sigprune.values.batch import Batch, BatchLike, as_batch
 from sigprune.values.layout import Shape
@@ -414,6 +415,8 @@ class View:
                 module.training = training
             for module in again:
                 vars(module)["grad_checkpointing"] = True
+
+    probing = old_method("View.probing", "eval_mode")
 
     def _buffers(self, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
         """Stand-ins for buffers, so that the module's own statistics are neither used nor changed.

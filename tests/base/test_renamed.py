@@ -35,6 +35,7 @@ def test_modules(old, monkeypatch):
 
 def test_the_warning_names_the_line_that_used_the_old_name(monkeypatch):
     monkeypatch.delitem(sys.modules, "sigprune.values.slot", raising=False)
+    monkeypatch.delattr(sys.modules["sigprune.values"], "slot", raising=False)
     operator = sigprune.jacobian(describe(torch.nn.Linear(3, 2)), torch.randn(1, 3))
     with pytest.warns(DeprecationWarning, match="block_spec") as of_module:
         from sigprune.values import slot
@@ -63,6 +64,15 @@ def test_keywords(tmp_path):
         save(tmp_path / "x", view, Mask({}), most=10**6)
     with pytest.raises(TypeError, match="both 'max_shard_bytes' and 'most'"):
         save(tmp_path / "y", view, Mask({}), most=10**6, max_shard_bytes=10**6)
+
+
+def test_methods():
+    view = describe(torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(3, 2)).train())
+    with pytest.warns(DeprecationWarning, match="View.probing is now eval_mode"):
+        probing = view.probing()
+    with probing:
+        assert not view.module.training
+    assert view.module.training
 
 
 def test_options_and_keys_of_recipes():
