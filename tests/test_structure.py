@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tokenize
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -43,6 +44,12 @@ HOMES = {
     "typer": ["cli/"],
     "yaml": ["recipe/", "report/model_card.py"],
 }
+
+DENIED = frozenset({
+    "told", "tell", "said", "gone", "beside", "lacking", "filling", "joining", "rehearse", "objection", "signed",
+    "sculpt", "by_turns", "copy_beside", "Tell", "Told", "Plain", "Slot", "Step", "Choice",
+})  # fmt: skip
+"""Identifiers with a standard word in their place: record, provenance, pruned, on_progress, missing, ..."""
 
 
 @cache
@@ -174,6 +181,13 @@ def test_parameters():
 def test_no_vague_module_names():
     stems = {p.stem for p in FILES if not p.stem.startswith("_")}
     assert not stems & {"utils", "util", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_denied_identifier(path):
+    with path.open("rb") as file:
+        names = {token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.NAME}
+    assert not names & DENIED
 
 
 def test_public_names():

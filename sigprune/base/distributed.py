@@ -37,9 +37,9 @@ def total(value: int) -> int:
     """The sum of a number over all processes."""
     if count() == 1:
         return value
-    summed = tensor(value)
-    distributed.all_reduce(summed)
-    return int(summed)
+    reduced = tensor(value)
+    distributed.all_reduce(reduced)
+    return int(reduced)
 
 
 def expect_equal(value: JsonValue | Callable[[], JsonValue], what: str) -> None:
@@ -55,5 +55,5 @@ def expect_equal(value: JsonValue | Callable[[], JsonValue], what: str) -> None:
         values: list[JsonValue] = [None] * processes
         distributed.all_gather_object(values, value() if callable(value) else value)
         if any(other != values[0] for other in values):
-            told = ", ".join(f"process {rank}: {other}" for rank, other in enumerate(values))
-            raise BadInput(f"{what} must be the same in all processes, got {told}")
+            listed = ", ".join(f"process {rank}: {other}" for rank, other in enumerate(values))
+            raise BadInput(f"{what} must be the same in all processes, got {listed}")

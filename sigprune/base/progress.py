@@ -22,8 +22,8 @@ class Progress(Protocol):
 
 def say(progress: Progress, text: str) -> None:
     """Text about the step that is under way, such as what an epoch came to, if ``progress.say`` exists."""
-    if callable(told := getattr(progress, "say", None)):
-        told(text)
+    if callable(show := getattr(progress, "say", None)):
+        show(text)
 
 
 class SilentProgress:

@@ -22,7 +22,7 @@ from sigprune.checkpoint.packing import storable
 from sigprune.checkpoint.read import load_mask, unpacked
 from sigprune.checkpoint.safetensors_io import MAX_SHARD_BYTES
 from sigprune.checkpoint.save import stored
-from sigprune.checkpoint.sidecar_files import copy_sidecar_files, tell_files_, with_plug_in
+from sigprune.checkpoint.sidecar_files import copy_sidecar_files, record_files_, with_plug_in
 from sigprune.checkpoint.state_dict_files import StateDictFile, each, fitted, read_state_dict
 from sigprune.checkpoint.writers import DenseWriter, PackedWriter, Written, sizes, staging_dir
 from sigprune.families.adapters import adapters
@@ -77,7 +77,7 @@ class _Source:
     file: Path | None = None
     notes: tuple[str, ...] = ()
 
-    def write_beside(self, ref: str | Path, target: Path, *, packed: bool) -> tuple[str, ...]:
+    def copy_sidecars(self, ref: str | Path, target: Path, *, packed: bool) -> tuple[str, ...]:
         """Write ``config.json``, and what lies beside it; what stays behind."""
         if self.folder is not None:
             same = self.model is None  # other weights: what a run said of its own is not true of them
@@ -216,7 +216,7 @@ def _write(
     layers: dict[str, tuple[int, int]] = {}
     with staging_dir(folder, ref, mask, source.file, force=force) as staging:
         with reading_damaged(ref):
-            left = source.write_beside(ref, staging, packed=to != "dense")
+            left = source.copy_sidecars(ref, staging, packed=to != "dense")
         packed = PackedWriter(
             staging, source.library, source.architecture, source.tied, source.provenance,
             codecs.choose(codec or "bitmask"), max_shard_bytes, network_in(staging),
@@ -238,7 +238,7 @@ def _write(
         for writer in (packed, dense):
             if writer is not None:
                 writer.close()
-        tell_files_(staging)
+        record_files_(staging)
         return Written(sizes(staging), layers, left, notes=source.notes)
 
 
@@ -273,7 +273,7 @@ def _is_packed(reference: ModelRef) -> bool:
 def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: str | None) -> _Source:
     """A dense checkpoint, one tensor at a time if its files allow it."""
     found = dense_checkpoint(ref, revision=revision)
-    said = origin(ref, found.folder) | {
+    recorded = origin(ref, found.folder) | {
         "mask_from": "zeros" if mask_ref is None else base_name(mask_ref),
         "proved": PROVED,
     }
@@ -281,13 +281,13 @@ def _dense(ref: str | Path, revision: str | None, mask: Mask | None, mask_ref: s
         view = describe(open_model(str(ref), pretrained=True, revision=revision))
         tensors, tied = stored(view.module)
         return _Source(
-            view.library, view.architecture, tied, said, found.folder, _masked(tensors.items(), mask)
+            view.library, view.architecture, tied, recorded, found.folder, _masked(tensors.items(), mask)
         )
     return _Source(
         found.library,
         describe(found.model).architecture,
         found.tied,
-        said,
+        recorded,
         found.folder,
         _masked(found.tensors(), mask),
     )
@@ -313,13 +313,13 @@ def _from_state_dict(
             skeleton = skeleton_of(reference)
     found = fitted(read, skeleton, path, by_order=file.by_order)
     mask = None if mask_ref is None else load_mask(mask_ref)
-    said: dict[str, JsonValue] = {"source": path.name, "model": str(ref) if library else base_name(ref)}
-    said |= {"mask_from": "zeros" if mask_ref is None else base_name(mask_ref), "proved": PROVED}
+    recorded: dict[str, JsonValue] = {"source": path.name, "model": str(ref) if library else base_name(ref)}
+    recorded |= {"mask_from": "zeros" if mask_ref is None else base_name(mask_ref), "proved": PROVED}
     return _Source(
         skeleton.library,
         describe(skeleton.model).architecture,
         skeleton.tied,
-        said,
+        recorded,
         folder,
         _masked(each(found.tensors), mask),
         model=skeleton.model,

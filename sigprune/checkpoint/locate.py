@@ -103,8 +103,8 @@ def _absent(ref: str | Path) -> str:
     """That there is no such folder, and which one beside it may be meant."""
     parent, name = local_path(Path(ref).parent), Path(ref).name
     readable = parent is not None and parent.is_dir() and os.access(parent, os.R_OK)
-    beside = [other.name for other in parent.iterdir() if other.is_dir()] if parent and readable else []
-    near = "".join(f" (did you mean {Path(ref).parent / one}?)" for one in nearest(name, beside, count=1))
+    siblings = [other.name for other in parent.iterdir() if other.is_dir()] if parent and readable else []
+    near = "".join(f" (did you mean {Path(ref).parent / one}?)" for one in nearest(name, siblings, count=1))
     return f"{ref}: no such folder{near}"
 
 

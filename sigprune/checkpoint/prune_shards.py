@@ -95,7 +95,7 @@ def prune_files(
     select = Selector(sites(view), allocation, pattern, seed)
     select.expect_affordable(kept)
     choose = _chooser(select, ranked, shapes, kept)
-    said: dict[str, JsonValue] = {
+    provenance: dict[str, JsonValue] = {
         **origin(ref, source.folder), "score": score, "sparsity": sparsity, "seed": seed,
         "include": list(include), "exclude": list(exclude), **_composition(select), "proved": PROVED,
     }  # fmt: skip
@@ -108,7 +108,7 @@ def prune_files(
             source.library,
             view.architecture,
             source.tied,
-            said,
+            provenance,
             choice,
             max_shard_bytes,
             network_in(staging),

@@ -206,9 +206,9 @@ def _expect_fit(
 ) -> None:
     """Make sure that the model has the names, shapes and ties of the file before any tensor is read."""
     for name in sorted(targets.keys() ^ (manifest.tensors.keys() | manifest.tied.keys())):
-        lacking = "file" if name in targets else "model"
+        incomplete = "file" if name in targets else "model"
         raise CheckpointError(
-            f"{name}: the {lacking} lacks it; file and model are of different architectures"
+            f"{name}: the {incomplete} lacks it; file and model are of different architectures"
         )
     for name, entry in manifest.tensors.items():
         target = targets[name]

@@ -196,8 +196,8 @@ class ShardWriter:
         Raises:
             BadInput: a name was given before, or the tensors that waited cannot be stored.
         """
-        for taken in self._names & tensors.keys():
-            raise BadInput(f"{taken}: two tensors would have this name in {self._single}")
+        for duplicate in self._names & tensors.keys():
+            raise BadInput(f"{duplicate}: two tensors would have this name in {self._single}")
         self._names |= tensors.keys()
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         full = self._bytes + size > self._max_shard_bytes or (

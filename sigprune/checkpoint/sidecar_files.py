@@ -104,7 +104,7 @@ def with_plug_in(config: str, *, packed: bool) -> str:
         raise CheckpointError(f"{CONFIG}: its values are nested too deeply: {error}") from error
 
 
-def tell_files_(folder: Path) -> None:
+def record_files_(folder: Path) -> None:
     """Make the report of a run, if it lies there, name the files beside it: cards are made from it."""
     report = _report(folder / REPORT) if (folder / REPORT).is_file() else None
     if report is not None:

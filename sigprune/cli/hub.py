@@ -38,13 +38,13 @@ def push(
 
     plan = plan_push(folder, repo, dense=dense, sparse=sparse)
     if dry_run:
-        gone, why = _would_delete(plan, repo, revision, create_pr=create_pr)
+        to_delete, why = _would_delete(plan, repo, revision, create_pr=create_pr)
         if as_json:
             unknown = {} if why is None else {"not_known": why}
-            print_json({**_facts(plan), "would_delete": gone} | unknown)
+            print_json({**_facts(plan), "would_delete": to_delete} | unknown)
             return
         _print_plan(plan)
-        for name in gone or ():
+        for name in to_delete or ():
             console().print(f"would delete there: {name} (weights of an earlier push)")
         if why is not None:
             console().print(f"not known what would be deleted there: {why}")
@@ -57,8 +57,8 @@ def push(
         )
     plan = done.upload  # beside somebody's dense weights, their card stays
     if as_json:
-        told = {"deleted": list(done.deleted), "unchanged": done.unchanged}
-        print_json(_facts(plan) | told | {"url": done.url, "commit": done.commit})
+        outcome = {"deleted": list(done.deleted), "unchanged": done.unchanged}
+        print_json(_facts(plan) | outcome | {"url": done.url, "commit": done.commit})
         return
     _print_plan(plan)
     for name in done.deleted:

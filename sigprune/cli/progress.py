@@ -39,10 +39,10 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[note]}"),
         )
         with Bars(*columns, console=self.console) as bars:
-            task = bars.add_task(title, total=None, count="", said="")
+            task = bars.add_task(title, total=None, count="", note="")
             self._current = bars, task
 
             def on_progress(done: int, total: int) -> None:
@@ -58,7 +58,7 @@ class TerminalProgress:
         """Show it beside the bar."""
         if self._current is not None:
             bars, task = self._current
-            bars.update(task, said=text)
+            bars.update(task, note=text)
 
 
 class LineProgress:

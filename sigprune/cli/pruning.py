@@ -207,12 +207,17 @@ def _by_shard(
         )
         (staging / CARD).write_text(plain_card(read_manifest(staging)), encoding="utf-8")
     facts = inspect(folder)
-    told = [*done.warnings, *nearly_empty(done)]
+    shown_warnings = [*done.warnings, *nearly_empty(done)]
     if as_json:
-        print_json({"folder": str(folder), **facts, "left_behind": list(done.left), "warnings": told})
+        print_json({
+            "folder": str(folder),
+            **facts,
+            "left_behind": list(done.left),
+            "warnings": shown_warnings,
+        })
         return
     print_checkpoint(console(), facts)
-    for line in told:
+    for line in shown_warnings:
         console().print(line, style="yellow")
     print_left(console(), done.left)
 

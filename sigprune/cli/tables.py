@@ -44,8 +44,8 @@ def print_signal(console: Console, moments: Sequence[Moment]) -> None:
     rows: list[dict[str, JsonValue]] = [
         {"singular values": m["moment"], **{key: number(m["summary"][key]) for key in keys}} for m in moments
     ]
-    taken = sum(3 + max(len(key), *(len(cell(row[key], 3)) for row in rows)) for key in rows[0])
-    width = min(_WIDTH, console.width - taken) if console.is_terminal else _WIDTH
+    used = sum(3 + max(len(key), *(len(cell(row[key], 3)) for row in rows)) for key in rows[0])
+    width = min(_WIDTH, console.width - used) if console.is_terminal else _WIDTH
     if width >= len(span):
         bars = [_bars(m["histogram"], low, high, blocks, width) for m in moments]
         rows = [row | {span: bar} for row, bar in zip(rows, bars, strict=True)]
@@ -125,10 +125,12 @@ def print_checkpoint(console: Console, facts: Mapping[str, JsonValue]) -> None:
     )
     files = facts["files"] if isinstance(facts["files"], dict) else {}
     print_rows(console, [{"file": name, "bytes": size} for name, size in files.items()])
-    said = facts["provenance"] if isinstance(facts["provenance"], dict) else {}
-    if said:
+    provenance = facts["provenance"] if isinstance(facts["provenance"], dict) else {}
+    if provenance:
         console.print()
-        print_rows(console, [{"provenance": key, "value": _told(value)} for key, value in said.items()])
+        print_rows(
+            console, [{"provenance": key, "value": _in_words(value)} for key, value in provenance.items()]
+        )
     verified = facts.get("verified")
     if isinstance(verified, dict):
         counts = " and ".join(f"{count} {kind}" for kind, count in verified.items())
@@ -140,7 +142,7 @@ def kept_words(kept: int, total: int, tensors: int, sparsity: float) -> str:
     return f"{kept:,} of {total:,} entries kept in {tensors:,} tensors, sparsity {cell(sparsity)}"
 
 
-def _told(value: JsonValue) -> str:
+def _in_words(value: JsonValue) -> str:
     """A value of a manifest on one line; what has several levels is for ``--json``."""
     if isinstance(value, dict):
         if any(isinstance(one, dict | list) for one in value.values()):

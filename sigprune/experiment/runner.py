@@ -138,8 +138,8 @@ class _Run(Experiment):
             self.train_both(mask, dense)
         except Diverged as error:
             kept = out.with_name(f"{out.name}-diverged")
-            with new_folder(kept, replace=(REPORT,)) as beside:
-                self.write_untrained(beside, untrained, mask, error)
+            with new_folder(kept, replace=(REPORT,)) as kept_folder:
+                self.write_untrained(kept_folder, untrained, mask, error)
             raise Diverged(
                 f"{error}; {kept} holds the pruned network as it was before training, its mask (prune.mask: "
                 f"{kept}) and what was measured"

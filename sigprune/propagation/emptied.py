@@ -83,9 +83,9 @@ class Emptied:
         if self.blocks:
             count = sum(len(numbers) for numbers, _ in self.blocks.values())
             parts.append(f"{count} blocks ({blocks_listed(self.blocks)})")
-        told = [f"keeps nothing of {' and of '.join(parts)}"] if parts else []
-        told += ["leaves no path from the input to the output"] if self.cut else []
-        return f"the mask {' and '.join(told)}: {KEEPING}" if told else ""
+        losses = [f"keeps nothing of {' and of '.join(parts)}"] if parts else []
+        losses += ["leaves no path from the input to the output"] if self.cut else []
+        return f"the mask {' and '.join(losses)}: {KEEPING}" if losses else ""
 
 
 def emptied(view: View, mask: Mask) -> Emptied:
@@ -144,9 +144,9 @@ def _is_cut(view: View, mask: Mask) -> bool:
 
 def emptied_in(manifest: Manifest) -> tuple[str, ...]:
     """What a checkpoint says of itself: the findings that were stored, else the tensors that keep nothing."""
-    said = manifest.provenance.get("findings")
-    if isinstance(said, list) and said:
-        return tuple(" ".join(str(line).split()) for line in said)
+    recorded = manifest.provenance.get("findings")
+    if isinstance(recorded, list) and recorded:
+        return tuple(" ".join(str(line).split()) for line in recorded)
     names = [name for name, entry in manifest.tensors.items() if entry.kept == 0 and len(entry.shape) > 1]
     return tuple(map(str, Emptied(tuple(names)).findings()))
 

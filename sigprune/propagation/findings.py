@@ -226,9 +226,9 @@ def _emptied(evidence: Evidence) -> Findings:
 def _worst(counts: Mapping[str, tuple[int, int]], what: str) -> str:
     """The three weights that lost the largest share, and how many more lost any."""
     lost = sorted((n for n, (some, _) in counts.items() if some), key=lambda n: -counts[n][0] / counts[n][1])
-    told = [f"{name}: {counts[name][0]:,} of {counts[name][1]:,}" for name in lost[:3]]
+    counted = [f"{name}: {counts[name][0]:,} of {counts[name][1]:,}" for name in lost[:3]]
     more = f", and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return f"{what} in {', '.join(told)}{more}" if told else ""
+    return f"{what} in {', '.join(counted)}{more}" if counted else ""
 
 
 def _first(names: tuple[str, ...]) -> str:

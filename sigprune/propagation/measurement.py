@@ -62,14 +62,14 @@ def measure(
 
 def _counted(operator: Operator, on_progress: ProgressCallback) -> Operator:
     """The same operator; it tells how many products were taken, of those that an exact spectrum takes."""
-    taken, most = 0, min(operator.shape)
+    done, total = 0, min(operator.shape)
 
     def counting(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def counted(vectors: Tensor) -> Tensor:
-            nonlocal taken
+            nonlocal done
             products = product(vectors)
-            taken = min(taken + len(vectors), most)
-            on_progress(taken, most)
+            done = min(done + len(vectors), total)
+            on_progress(done, total)
             return products
 
         return counted

@@ -99,15 +99,15 @@ def restore_(
         mask.apply_(view.params())
     groups = _groups(view, mask)
     blocks, solved = sum(map(len, groups)), 0
-    told: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    residuals_of: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     with torch.no_grad(), same_origin(view.module):
         for group in groups:
             aims = [gains[name] for name, _, _ in group]
             for (name, _, _), found in zip(group, _solve(group, aims, choice), strict=True):
-                told[name].append(found)
+                residuals_of[name].append(found)
             solved += len(group)
             on_progress(solved, blocks)
-    means = {name: [_mean(side) for side in zip(*found, strict=True)] for name, found in told.items()}
+    means = {name: [_mean(side) for side in zip(*found, strict=True)] for name, found in residuals_of.items()}
     return Restoration(*({name: sides[n] for name, sides in means.items()} for n in range(3)))
 
 

@@ -39,10 +39,10 @@ class Unranked:
 
     def findings(self) -> tuple[Finding, ...]:
         """Those about blocks; whole weights are a finding with bounds of the recipe."""
-        told = {"dead_blocks": (self.blocks, self.cause), "unrouted_experts": (self.unrouted, _UNROUTED)}
+        causes = {"dead_blocks": (self.blocks, self.cause), "unrouted_experts": (self.unrouted, _UNROUTED)}
         return tuple(
             Finding(name, blocks_listed(blocks), _count(blocks), 0, 0, remedy=remedy)
-            for name, (blocks, remedy) in told.items()
+            for name, (blocks, remedy) in causes.items()
             if blocks
         )
 

@@ -127,12 +127,12 @@ def prune(
     """
     method = Method(score, allocation, pattern, schedule, objective)
     pruned = choose_mask(view, sparsity, method, batches, seed=seed)
-    told = {
+    warnings_of = {
         DeadWeights: str(pruned.unranked),
         UnroutedExperts: pruned.unranked.unrouted_warning,
         EmptiedWeights: str(emptied(view, pruned.mask)),
     }
-    for category, words in told.items():
+    for category, words in warnings_of.items():
         if words:
             warnings.warn(words, category, stacklevel=2)
     return pruned.mask

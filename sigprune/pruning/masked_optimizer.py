@@ -70,7 +70,7 @@ def hold(view: View, mask: Mask, optimizer: Optimizer) -> Iterator[None]:
     expect_no_empty_filter(view, mask)
     raw = _unwrapped(optimizer)
     params = dict(view.module.named_parameters(remove_duplicate=False))
-    held = [_Held(view.module, name, gone) for name, gone in _removed(mask, params).items()]
+    held = [_Held(view.module, name, pruned) for name, pruned in _removed(mask, params).items()]
     _check_optimizer(raw, [params[one.name] for one in held])
     holding = _Holding(held, raw)
     try:
@@ -103,7 +103,7 @@ class _Held:
 
     module: nn.Module
     name: str
-    gone: Tensor
+    pruned: Tensor
     parameter: nn.Parameter | None = None
     handle: RemovableHandle | None = None
     seen: weakref.ref[Tensor] | None = None
@@ -116,17 +116,17 @@ class _Held:
         """
         path, _, local = self.name.rpartition(".")
         parameter = self.module.get_submodule(path)._parameters.get(local)
-        if parameter is None or parameter.shape != self.gone.shape:
+        if parameter is None or parameter.shape != self.pruned.shape:
             got = "removed" if parameter is None else f"replaced by one of shape {tuple(parameter.shape)}"
             raise BadInput(f"{self.name}: inside hold(...) the parameter was {got}")
         if parameter is not self.parameter:
             self.release()
-            if not is_sharded(self.gone):
-                self.gone = placed_like(self.gone, parameter)
+            if not is_sharded(self.pruned):
+                self.pruned = placed_like(self.pruned, parameter)
             self.parameter = parameter
             self._hook_(parameter)
-        elif self.gone.device != parameter.device:  # module.to(device) keeps the object
-            self.gone = self.gone.to(parameter.device)
+        elif self.pruned.device != parameter.device:  # module.to(device) keeps the object
+            self.pruned = self.pruned.to(parameter.device)
         return parameter
 
     def _hook_(self, parameter: nn.Parameter) -> None:
@@ -141,7 +141,7 @@ class _Held:
         gradient = parameter.grad
         # Sparse gradients (sparse embeddings) have no masked_fill_; the hook on the step makes up for it.
         if gradient is not None and not gradient.is_sparse:
-            gradient.masked_fill_(self.gone.to(gradient.device), 0.0)
+            gradient.masked_fill_(self.pruned.to(gradient.device), 0.0)
             self.seen = weakref.ref(gradient)
 
     def mask_gradient_(self, parameter: Tensor) -> bool:
@@ -150,7 +150,7 @@ class _Held:
         if gradient is None or gradient.is_sparse:
             return False
         known = self.seen is not None and self.seen() is gradient
-        unmasked = not known and number((gradient != 0).logical_and(self.gone).sum()) > 0
+        unmasked = not known and number((gradient != 0).logical_and(self.pruned).sum()) > 0
         with torch.no_grad():
             self._zero_gradient_(parameter)
         return unmasked
@@ -163,11 +163,11 @@ class _Held:
         with torch.no_grad():
             for tensor in (parameter, parameter.grad, *shaped):
                 if tensor is not None and not tensor.is_sparse:
-                    tensor.masked_fill_(self.gone.to(tensor.device), 0.0)
+                    tensor.masked_fill_(self.pruned.to(tensor.device), 0.0)
 
     def zero_weight_(self, parameter: nn.Parameter) -> None:
         with torch.no_grad():
-            parameter.masked_fill_(self.gone, 0.0)
+            parameter.masked_fill_(self.pruned, 0.0)
 
     def release(self) -> None:
         if self.handle is not None:

@@ -61,8 +61,8 @@ def score(report: Report) -> str:
         ("dense, same plan", report.dense_test_accuracy),
         ("largest class", report.majority_accuracy),
     ]
-    told = [(name, f"{100 * value:.2f} %") for name, value in rows if value is not None]
-    return table((f"test accuracy ({examples} examples)", ""), told)
+    known = [(name, f"{100 * value:.2f} %") for name, value in rows if value is not None]
+    return table((f"test accuracy ({examples} examples)", ""), known)
 
 
 def figures(report: Report) -> str:
@@ -80,9 +80,9 @@ def signal(report: Report) -> str:
     methods = "; ".join(dict.fromkeys(m["method"] for m in report.facts["signal"] if m.get("method")))
     last = report.facts["signal"][-1]
     change = gains(last).weakest
-    told = f"\n\nMethod: {methods}." if methods else ""
-    told += f"\n\nThe largest change of the signal {last['moment']}: {change}." if change else ""
-    return table(("", *keys), rows) + told
+    method = f"\n\nMethod: {methods}." if methods else ""
+    method += f"\n\nThe largest change of the signal {last['moment']}: {change}." if change else ""
+    return table(("", *keys), rows) + method
 
 
 def findings(report: Report) -> str:

@@ -350,12 +350,12 @@ def _limits(moments: Sequence[Moment]) -> tuple[float, float]:
 
 def gain_profile(moments: Sequence[Moment]) -> Figure:
     """Forward and backward gains, stage by stage, one line per moment; bands are two standard errors."""
-    told = [moment for moment in moments if moment.get("profile")]
-    stages = [row.stage for row in gains(told[-1]).stages]
-    width = max(8.0, min(14.0, 0.34 * len(stages) + 3)) + (0 if len(told) <= _FEW_LINES else 3)
+    profiled = [moment for moment in moments if moment.get("profile")]
+    stages = [row.stage for row in gains(profiled[-1]).stages]
+    width = max(8.0, min(14.0, 0.34 * len(stages) + 3)) + (0 if len(profiled) <= _FEW_LINES else 3)
     figure = Figure(figsize=(width, 6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    for moment, style in zip(told, styles([m["moment"] for m in told]), strict=True):
+    for moment, style in zip(profiled, styles([m["moment"] for m in profiled]), strict=True):
         rows = gains(moment).stages
         places = [stages.index(row.stage) for row in rows if row.stage in stages]
         kept = [row for row in rows if row.stage in stages]
@@ -371,8 +371,8 @@ def gain_profile(moments: Sequence[Moment]) -> Figure:
         axes.set_title(title)
         axes.set_ylabel("gain (rms singular value)")
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(told) > _FEW_LINES else {}
-    panels[0].legend(frameon=False, fontsize=9, **beside)
+    outside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(profiled) > _FEW_LINES else {}
+    panels[0].legend(frameon=False, fontsize=9, **outside)
     step = math.ceil(len(stages) / FEW_STAGES)
     panels[1].set_xticks(range(0, len(stages), step), stages[::step], rotation=60, ha="right", fontsize=8.5)
     panels[1].set_xlabel("stages in the order in which they run (dashed: an isometry)")

@@ -90,12 +90,12 @@ def plain_card(
     """The card of a checkpoint of which no report is known: what its manifest says, and how to load it."""
     from sigprune.propagation.emptied import emptied_in
 
-    library, said = manifest.library, manifest.provenance
+    library, recorded = manifest.library, manifest.provenance
     front: dict[str, object] = {
         "library_name": library if library in {"timm", "transformers"} else "sigprune",
         "tags": ["sigprune", "sparse", "pruning"],
     }
-    front |= {"base_model": said["base_model"]} if isinstance(said.get("base_model"), str) else {}
+    front |= {"base_model": recorded["base_model"]} if isinstance(recorded.get("base_model"), str) else {}
     rows = [
         (
             f"`{name}`",
@@ -106,10 +106,10 @@ def plain_card(
         for name, entry in manifest.tensors.items()
         if entry.kept is not None
     ]
-    percent, made = card_sections.percent(manifest.sparsity), _made(said)
-    lines = [f"- {_told(line)}\n" for line in emptied_in(manifest)]
+    percent, made = card_sections.percent(manifest.sparsity), _made(recorded)
+    lines = [f"- {_in_words(line)}\n" for line in emptied_in(manifest)]
     warned = "".join(lines) + "\n" * bool(lines)
-    found = said.keys() & {"score", "mask_from", "recipe"}
+    found = recorded.keys() & {"score", "mask_from", "recipe"}
     unknown = "What that costs" if found else "How the mask was found and what it costs"
     return "\n".join([
         f"---\n{_yaml(front)}\n---\n\n# {manifest.architecture}, {percent} sparse\n",
@@ -155,24 +155,26 @@ def _yaml(plain: Mapping[str, object]) -> str:
     return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
-def _made(said: Mapping[str, JsonValue]) -> str:
+def _made(recorded: Mapping[str, JsonValue]) -> str:
     """What a manifest's provenance tells of pruning and packing; empty where it tells nothing."""
-    known = {key: _told(said[key]) for key in _PROVENANCE if said.get(key) is not None}
-    if said.get("mask_from") == "zeros":
+    known = {key: _in_words(recorded[key]) for key in _PROVENANCE if recorded.get(key) is not None}
+    if recorded.get("mask_from") == "zeros":
         known["mask_from"] = "the zeros of the dense weights"
     lines = [f"- {_PROVENANCE[key]}: {text}" for key, text in known.items()]
-    recipe = said.get("recipe")
+    recipe = recorded.get("recipe")
     if isinstance(recipe, dict):
         lines.append(f"- recipe:\n\n```yaml\n{_yaml(_ordered(recipe))}\n```")
     return "\n".join(lines)
 
 
-def _told(value: JsonValue) -> str:
+def _in_words(value: JsonValue) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_told, value)) or "nothing"
+        return ", ".join(map(_in_words, value)) or "nothing"
     if isinstance(value, dict):  # a member and its options
-        options = ", ".join(f"{_told(key)} {_told(one)}" for key, one in value.items() if key != "name")
-        return _told(value.get("name")) + (f" ({options})" if options else "")
+        options = ", ".join(
+            f"{_in_words(key)} {_in_words(one)}" for key, one in value.items() if key != "name"
+        )
+        return _in_words(value.get("name")) + (f" ({options})" if options else "")
     return f"`{' '.join(value.split())}`" if isinstance(value, str) else str(value)
 
 

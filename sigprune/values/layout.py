@@ -42,14 +42,14 @@ class Layout:
         """In words, from the outside in; empty for (out, in, *kernel) as it is."""
         same = len(set(self.fused)) == 1
         rows = f"{len(self.fused)} x {self.fused[0]}" if same else "+".join(map(str, self.fused))
-        told = {
+        properties = {
             f"read as {'x'.join(map(str, self.shape))}": self.shape,
             "one matrix per expert": self.stacked,
             f"{self.groups} groups": self.groups > 1,
             "inputs first": self.transposed,
             f"{'alternating ' * self.interleaved}rows {rows}": self.fused,
         }
-        return ", ".join(words for words, holds in told.items() if holds)
+        return ", ".join(words for words, holds in properties.items() if holds)
 
     def blocks(self, tensor: Tensor) -> Iterator[Tensor]:
         """Views (out, in, *kernel) of the stored tensor that together cover every entry exactly once.

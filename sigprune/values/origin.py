@@ -65,9 +65,9 @@ def origin_in(provenance: Mapping[str, JsonValue]) -> WeightsOrigin:
         >>> origin_in({"base_model": "timm/resnet18.a1_in1k"}), origin_in({"note": "dense"})
         ('pretrained', 'unknown')
     """
-    said, recipe = provenance.get("weights_origin"), provenance.get("recipe")
-    if said in get_args(WeightsOrigin):
-        return cast(WeightsOrigin, said)
+    recorded, recipe = provenance.get("weights_origin"), provenance.get("recipe")
+    if recorded in get_args(WeightsOrigin):
+        return cast(WeightsOrigin, recorded)
     kept = "base_model" in provenance or "source" in provenance  # written only where weights were kept
     return "pretrained" if kept or (isinstance(recipe, dict) and _trains(recipe)) else "unknown"
 

@@ -44,17 +44,19 @@ def contents(frames: Bytes, least: int, most: int) -> Bytes:
         window = 2 ** min(max(most, 2**17).bit_length() + 1, 31)
         unpacker = zstandard.ZstdDecompressor(max_window_size=window)
         while data or not found:
-            said = zstandard.get_frame_parameters(data)
-            if said.content_size > left or said.dict_id:
+            header = zstandard.get_frame_parameters(data)
+            if header.content_size > left or header.dict_id:
                 raise CheckpointError(
-                    f"expected frames of {least} to {most} bytes, one of them says {said.content_size}"
+                    f"expected frames of {least} to {most} bytes, one of them says {header.content_size}"
                 )
             if len(found) == MAX_FRAMES:
                 raise TooLarge(f"expected at most {MAX_FRAMES:,} zstandard frames, got more")
-            size = _size(data, said.has_checksum)
-            one = unpacker.decompress(data[:size], max_output_size=said.content_size, allow_extra_data=False)
-            if len(one) != said.content_size:
-                raise CheckpointError(f"expected {said.content_size} bytes in a frame, got {len(one)}")
+            size = _size(data, header.has_checksum)
+            one = unpacker.decompress(
+                data[:size], max_output_size=header.content_size, allow_extra_data=False
+            )
+            if len(one) != header.content_size:
+                raise CheckpointError(f"expected {header.content_size} bytes in a frame, got {len(one)}")
             found.append(one)
             left, data = left - len(one), data[size:]
     except zstandard.ZstdError as error:

@@ -45,7 +45,7 @@ class Shares:
         return self.first * distributed.count() / max(distributed.total(self.total), 1)
 
 
-def taken(problem: Problem, leaves: Tensors, scale: float = 1.0) -> Tensors:
+def pop_gradients(problem: Problem, leaves: Tensors, scale: float = 1.0) -> Tensors:
     """The collected gradients, taken off the leaves and scaled, the mean over processes.
 
     Leaves without a gradient give zeros: processes that saw different parts of a network average the same
@@ -91,7 +91,7 @@ def mean_gradients(problem: Problem, leaves: Tensors, *, temperature: float = 1.
     scale = shares.scale()
     objective = objective * scale
     distributed.average_([objective])
-    return taken(problem, leaves, scale), objective
+    return pop_gradients(problem, leaves, scale), objective
 
 
 def single(view: View) -> torch.dtype | None:

@@ -12,8 +12,8 @@ from sigprune.families.scores._shared import (
     Shares,
     cast,
     mean_gradients,
+    pop_gradients,
     single,
-    taken,
     twice_differentiable,
 )
 from sigprune.values.problem import Problem
@@ -63,4 +63,7 @@ def score(problem: Problem, *, temperature: Positive = 200.0) -> Tensors:
             if terms:  # none: the loss is linear in the weights, and H is zero
                 # not only to ``wanted``: that would skip the nodes that say they have no second derivative
                 torch.autograd.backward(torch.stack(terms).sum())
-    return {name: h.mul_(leaves[name].detach()) for name, h in taken(problem, leaves, shares.scale()).items()}
+    return {
+        name: h.mul_(leaves[name].detach())
+        for name, h in pop_gradients(problem, leaves, shares.scale()).items()
+    }

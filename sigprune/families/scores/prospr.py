@@ -17,9 +17,9 @@ from sigprune.base.tensors import Tensors
 from sigprune.families.scores._shared import (
     Shares,
     cast,
+    pop_gradients,
     sensitivity,
     single,
-    taken,
     twice_differentiable,
 )
 from sigprune.values.batch import Batch
@@ -88,7 +88,7 @@ def score(
         else:  # one product of the outer gradient with dθ_N/dθ_0
             # to all leaves: ``inputs`` would skip the nodes that say they have no second derivative
             torch.autograd.backward([weights[name] for name in outer], list(outer.values()))
-    return sensitivity(taken(problem, leaves, shares.scale()), leaves)
+    return sensitivity(pop_gradients(problem, leaves, shares.scale()), leaves)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sigprune.base.errors import BadInput
 from sigprune.base.tensors import Tensors
 from sigprune.families.scores._flow import Linearised
-from sigprune.families.scores._shared import sensitivity, taken
+from sigprune.families.scores._shared import pop_gradients, sensitivity
 from sigprune.values.batch import Batch
 from sigprune.values.problem import Problem
 from sigprune.values.view import View
@@ -52,7 +52,7 @@ def score(problem: Problem, *, damping: float = 0.0) -> Tensors:
         leaves[name].requires_grad_()
     with Linearised():
         view.backward_(leaves | _shifts(view), _ones(view, sizes), torch.sum)
-    return sensitivity(taken(problem, leaves), leaves)
+    return sensitivity(pop_gradients(problem, leaves), leaves)
 
 
 def remedy(*, damping: float = 0.0) -> str:

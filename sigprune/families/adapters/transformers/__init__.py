@@ -127,18 +127,18 @@ def build_pretrained(hub_id: str, revision: str | None, args: Mapping[str, JsonV
         with _silent():
             # of the base: classes that override it read more (a pickle of voices), or another model (timm's)
             load = PreTrainedModel.from_pretrained.__func__
-            model, told = load(kind, folder, config=config, **options)
+            model, loading_info = load(kind, folder, config=config, **options)
     except Exception as error:  # file and shape errors of three libraries
         raise BadInput(f"{place_of(source)}: cannot load its weights: {one_line(error)}") from error
     model.config.name_or_path = model.name_or_path = place_of(source)  # not the folder of the cache
-    fresh = {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
+    fresh = {*loading_info["missing_keys"], *(name for name, *_ in loading_info["mismatched_keys"])}
     other_head = config.num_labels != own.num_labels or (
         task is not None and kind is not class_for(own, None)
     )
     _check_loaded(source, model, fresh, other_head)
-    lacking = f"the pretrained weights are those of {' or '.join(own.architectures or [kind.__name__])}"
+    mismatch = f"the pretrained weights are those of {' or '.join(own.architectures or [kind.__name__])}"
     other_size = config.num_labels != own.num_labels
-    reason = other_classes(own.num_labels, config.num_labels) if other_size else f"{lacking}, without them"
+    reason = other_classes(own.num_labels, config.num_labels) if other_size else f"{mismatch}, without them"
     remember_replaced_(model, sorted(fresh), reason)
     return cast(nn.Module, model)
 

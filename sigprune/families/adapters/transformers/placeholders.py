@@ -103,18 +103,18 @@ def _token(facts: Facts, tower: Tower) -> int | None:
     method = getattr(facts.model, tower.method, None)
     if method is None:
         return None
-    taken = inspect.signature(method).parameters.values()
-    needed = {p.name for p in taken if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    accepted = inspect.signature(method).parameters.values()
+    needed = {p.name for p in accepted if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
     known = needed <= MAKERS.keys() - {"input_ids"} and facts.model.config.model_type not in _IDS
     return token if known and 0 <= token < vocabulary(facts) else None
 
 
 def _inputs_of(facts: Facts, tower: Tower, made: Made) -> dict[str, Tensor]:
     """What the tower takes, as far as forward takes it and it can be made."""
-    taken = inspect.signature(getattr(facts.model, tower.method)).parameters
+    accepted = inspect.signature(getattr(facts.model, tower.method)).parameters
     extra: dict[str, Tensor] = {}
     for name in MAKERS:
-        if name in taken and takes(facts, name):
+        if name in accepted and takes(facts, name):
             extra[name] = MAKERS[name](facts, {**made, **extra})
     return extra
 
