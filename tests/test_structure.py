@@ -46,8 +46,8 @@ HOMES = {
 }
 
 DENIED = frozenset({
-    "told", "tell", "said", "gone", "beside", "lacking", "filling", "joining", "rehearse", "objection", "signed",
-    "sculpt", "by_turns", "copy_beside", "Tell", "Told", "Plain", "Slot", "Step", "Choice",
+    "told", "tell", "said", "gone", "beside", "lacking", "filling", "joining", "rehearse", "objection",
+    "signed", "sculpt", "by_turns", "copy_beside", "Tell", "Told", "Plain", "Slot", "Step", "Choice",
 })  # fmt: skip
 """Identifiers with a standard word in their place: record, provenance, pruned, on_progress, missing, ..."""
 
