@@ -142,7 +142,7 @@ def test_values_levels_keys_and_characters_of_json(monkeypatch: pytest.MonkeyPat
 def test_a_text_that_grows_or_is_none(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"a" * 11)
     with pytest.raises(TooLarge, match="at most 10 bytes, got 11"):
-        read_text(tmp_path / "x", most=10)
+        read_text(tmp_path / "x", max_bytes=10)
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(CheckpointError, match="expected a file"):

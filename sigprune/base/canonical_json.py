@@ -117,8 +117,8 @@ def _expect_whole_characters(plain: dict[str, JsonValue]) -> None:
         raise CheckpointError(f"expected text, got half a character: {error}") from error
 
 
-def read_text(path: Path, *, most: int = MAX_BYTES) -> str:
-    """The text of a file, no more of which is read than ``most`` bytes.
+def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a file, no more of which is read than ``max_bytes`` bytes.
 
     Raises:
         TooLarge: it is longer; names it.
@@ -128,10 +128,10 @@ def read_text(path: Path, *, most: int = MAX_BYTES) -> str:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise CheckpointError(f"{path}: expected a file, got a folder or a device")
         with path.open("rb") as file:
-            content = file.read(most + 1)
-        if len(content) > most:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
             size = path.stat().st_size
-            raise TooLarge(f"{path}: expected at most {most:,} bytes, got {size:,}")
+            raise TooLarge(f"{path}: expected at most {max_bytes:,} bytes, got {size:,}")
         return content.decode()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error

@@ -41,7 +41,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_there_and_back_again(made: tuple[nn.Module, Path], tmp_path: Path, most: int) -> None:
     model, folder = made
     before = load(folder)
-    convert(folder, tmp_path / "compact", codec="compact", most=most)
+    convert(folder, tmp_path / "compact", codec="compact", max_shard_bytes=most)
     found = load(tmp_path / "compact", verify=True)
     assert_same_bits(found.model, model)
     assert found.mask == before.mask
@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_line_with_the_bytes(
 ) -> None:
     """What safetensors says of it, at the second file or the only one; and what the system says of others."""
     folder, written = made[1], []
-    sizes = convert(folder, tmp_path / "x", most=most).files
+    sizes = convert(folder, tmp_path / "x", max_shard_bytes=most).files
 
     def full(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
         if len(written) == (most == 5000):
@@ -211,13 +211,13 @@ def test_a_full_disk_is_one_line_with_the_bytes(
 
     monkeypatch.setattr("sigprune.checkpoint.safetensors_io.save_file", full)
     with pytest.raises(NoSpace, match=rf"^{tmp_path}/y: no space left .* at least [\d,]+ bytes") as caught:
-        convert(folder, tmp_path / "y", most=most)
+        convert(folder, tmp_path / "y", max_shard_bytes=most)
     whole = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
     assert (0.5 if most == 10**9 else 0.01) * whole < caught.value.needs < whole
     view = describe(made[0])
     written.clear()
     with pytest.raises(NoSpace, match=f"^{tmp_path}/y: no space left"):
-        save(tmp_path / "y", view, load(folder).mask, most=most)
+        save(tmp_path / "y", view, load(folder).mask, max_shard_bytes=most)
     monkeypatch.undo()
 
     def copy(source: Path, target: Path) -> None:

@@ -228,7 +228,7 @@ def test_every_mutated_index_is_refused_or_exact(tmp_path: Path, each: int) -> N
     view = describe(model, example=torch.zeros(2, 16))
     mask = prune(view, sparsity=0.5, score="magnitude")
     apply_(view, mask)
-    save(tmp_path / "x", view, mask, most=150)
+    save(tmp_path / "x", view, mask, max_shard_bytes=150)
     text = (tmp_path / "x" / PACKED_INDEX).read_text()
     shards = sorted(path for path in (tmp_path / "x").iterdir() if "model.sparse-" in path.name)
     assert len(shards) > 2

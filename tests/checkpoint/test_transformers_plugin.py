@@ -97,11 +97,11 @@ def test_missing_parts_are_an_error_and_no_random_weights(
 def test_files_of_another_save_and_a_lying_index_are_refused(tmp_path: Path) -> None:
     model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"]).eval()
     view, mask = pruned(model, 0.5)
-    save(tmp_path / "x", view, mask, most=4000)
+    save(tmp_path / "x", view, mask, max_shard_bytes=4000)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.neg_()
-    save(tmp_path / "y", view, mask, most=4000)
+    save(tmp_path / "y", view, mask, max_shard_bytes=4000)
     text = (tmp_path / "x" / PACKED_INDEX).read_text()
     index = json.loads(text)
     part, file = next(iter(index["weight_map"].items()))
@@ -120,7 +120,7 @@ def test_files_of_another_save_and_a_lying_index_are_refused(tmp_path: Path) -> 
 def test_several_files(made: tuple[nn.Module, Path], tmp_path: Path) -> None:
     model = made[0]
     view, mask = pruned(model)
-    files = save(tmp_path / "x", view, mask, most=4000)
+    files = save(tmp_path / "x", view, mask, max_shard_bytes=4000)
     assert PACKED not in files
     assert sum(name.startswith("model.sparse-") for name in files) > 2
     assert_same_bits(type(model).from_pretrained(tmp_path / "x", variant="sparse"), model)

@@ -35,7 +35,7 @@ def test_a_reader_from_the_page_agrees(codec: str, most: int, dtype: torch.dtype
         view, mask = pruned(model, 0.5, pattern="n_m", allocation="uniform")
     else:
         view, mask = pruned(model, 0.6 if most == 4000 else 0.95)
-    save(tmp_path / "x", view, mask, codec=codec, most=most)
+    save(tmp_path / "x", view, mask, codec=codec, max_shard_bytes=most)
     found = read(tmp_path / "x")
     tied = load(tmp_path / "x").manifest.tied
     assert found.keys() == model.state_dict().keys() - tied.keys()

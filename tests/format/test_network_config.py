@@ -38,7 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of the first release, written anew."""
     home = tmp_path_factory.mktemp("written")
     for name in ("timm", "transformers", "shards"):
-        convert(FOLDERS / name, home / name, to="both", most=2000 if name == "shards" else 10**9)
+        convert(FOLDERS / name, home / name, to="both", max_shard_bytes=2000 if name == "shards" else 10**9)
     return {path.name: path for path in home.iterdir()}
 
 
@@ -161,7 +161,7 @@ def test_all_files_of_a_model_agree_on_the_network(written: dict[str, Path], tmp
     """Files of two saves under one index are refused."""
     folder = Path(shutil.copytree(written["shards"], tmp_path / "x"))
     edit(folder, lambda c: c.update(layer_norm_eps=0.1))
-    convert(folder, tmp_path / "y", to="both", most=2000, accept_config=True)
+    convert(folder, tmp_path / "y", to="both", max_shard_bytes=2000, accept_config=True)
     name = "model.sparse-00001-of-00002.safetensors"
     shutil.copyfile(tmp_path / "y" / name, folder / name)
     with pytest.raises(CheckpointError, match="the index expects the manifest"):

@@ -32,10 +32,17 @@ def network() -> nn.Module:
     return model
 
 
-def write(folder: Path, codec: str, most: int = 10**9) -> None:
+def write(folder: Path, codec: str, max_shard_bytes: int = 10**9) -> None:
     """What wrote the fixtures; ``python -m tests.format.test_schemas`` adds those that are missing."""
     view = describe(network(), example=torch.zeros(2, 8))
-    save(folder, view, Mask({"0.weight": KEEP}), codec=codec, most=most, extra={"recipe_digest": "abc"})
+    save(
+        folder,
+        view,
+        Mask({"0.weight": KEEP}),
+        codec=codec,
+        max_shard_bytes=max_shard_bytes,
+        extra={"recipe_digest": "abc"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_the_same_bytes_are_written_today(tmp_path: Path, codec: str) -> None:
 
 
 def test_shards_are_written_as_before(tmp_path: Path) -> None:
-    write(tmp_path / "x", "bitmask", most=20)
+    write(tmp_path / "x", "bitmask", max_shard_bytes=20)
     golden = FIXTURES / f"schema-{SCHEMA}" / "shards"
     names = sorted(path.name for path in golden.iterdir())
     assert PACKED_INDEX in names
@@ -78,7 +85,11 @@ def main() -> None:
     for name in (*codecs.names(), "shards"):
         folder = FIXTURES / f"schema-{SCHEMA}" / name
         if not folder.exists():
-            write(folder, "bitmask" if name == "shards" else name, most=20 if name == "shards" else 10**9)
+            write(
+                folder,
+                "bitmask" if name == "shards" else name,
+                max_shard_bytes=20 if name == "shards" else 10**9,
+            )
             for path in folder.iterdir():
                 if not is_packed_file(path.name):
                     path.unlink()

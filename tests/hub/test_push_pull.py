@@ -60,7 +60,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of transformers in several files."""
     model = open_model("transformers:bert", args=LIBRARIES["transformers:bert"])
     path = tmp_path_factory.mktemp("hub") / "bert"
-    save(path, *pruned(model), most=8000)
+    save(path, *pruned(model), max_shard_bytes=8000)
     return path
 
 
