@@ -12,7 +12,7 @@ from sigprune.cli.app import main
 from sigprune.families.adapters import adapters
 from sigprune.init.policy import treatments
 from sigprune.models.opening import describe, open_model
-from sigprune.report.serialize import of_init
+from sigprune.report.serialize import part_records
 from sigprune.values.origin import replaced_in
 from tests.checkpoint.test_checkpoint import LIBRARIES
 
@@ -65,11 +65,13 @@ def test_timm_says_it(folder: Path) -> None:
     assert (set(found.names), found.reason) == ({"fc.weight", "fc.bias"}, WHY)
     assert replaced_in(open_model(str(folder), pretrained=True)) is None
     view = describe(model)
-    kept = of_init(view, treatments(view, None), found)
-    assert [row["tensors"] for row in kept if row["part"] == "replaced classifier"] == [2]
-    assert "heads" not in [row["part"] for row in kept]
-    drawn = of_init(view, treatments(view, "orthogonal"), found)  # there the recipe says what it starts from
-    assert "replaced classifier" not in [row["part"] for row in drawn]
+    kept = part_records(view, treatments(view, None), found)
+    assert [row.tensors for row in kept if row.part == "replaced classifier"] == [2]
+    assert "heads" not in [row.part for row in kept]
+    drawn = part_records(
+        view, treatments(view, "orthogonal"), found
+    )  # there the recipe says what it starts from
+    assert "replaced classifier" not in [row.part for row in drawn]
 
 
 @pytest.mark.parametrize("folder", [("transformers", 7)], indirect=True)

@@ -14,7 +14,8 @@ from sigprune.propagation.measurement import measure
 from sigprune.report.figures import draw
 from sigprune.report.model_card import card
 from sigprune.report.record import Report, histogram, number
-from sigprune.report.serialize import of_spectrum
+from sigprune.report.run_record import Measurement
+from sigprune.report.serialize import of_measurement
 from tests.support.matrices import diagonal_operator
 
 VALUES = torch.linspace(0.01, 2, 300, dtype=torch.float64).flip(0).expand(2, -1)
@@ -22,7 +23,7 @@ VALUES = torch.linspace(0.01, 2, 300, dtype=torch.float64).flip(0).expand(2, -1)
 
 @pytest.fixture(params=["exact", "lanczos", "moments"])
 def facts(request):
-    return of_spectrum("after init", measure(diagonal_operator(VALUES), request.param))
+    return of_measurement(Measurement("after init", measure(diagonal_operator(VALUES), request.param)))
 
 
 def test_facts_say_how_they_were_found(facts):
