@@ -17,7 +17,7 @@ from sigprune.base.errors import BadInput
 from sigprune.models.opening import describe
 from sigprune.propagation.reachability import effective
 from sigprune.pruning.choose import Method, choose_mask
-from sigprune.training.config import TrainPlan
+from sigprune.training.config import TrainConfig
 from sigprune.training.loop import fit
 from sigprune.values.mask import Mask
 from sigprune.values.view import View
@@ -57,7 +57,7 @@ VERBS: dict[str, Callable[[View, Path], object]] = {
     "hold": lambda view, _: held(view),
     "save": lambda view, folder: sigprune.save(folder / "saved", view, mask_of(view)),
     "effective": lambda view, _: effective(view, mask_of(view)),
-    "fit": lambda view, _: fit(view, mask_of(view), BATCH, None, TrainPlan(epochs=1)),
+    "fit": lambda view, _: fit(view, mask_of(view), BATCH, None, TrainConfig(epochs=1)),
 }
 SHAPES_ONLY = {"sparsity_for"}
 """What reads no value."""

@@ -33,7 +33,7 @@ from sigprune.training.image_fitting import (
     to_pixels,
     with_channels,
 )
-from sigprune.training.loop import Split, TrainPlan, device_of
+from sigprune.training.loop import Split, TrainConfig, device_of
 from sigprune.values.batch import Batch
 from sigprune.values.finding import Finding
 from sigprune.values.gains import Profile
@@ -162,10 +162,12 @@ class Setting:
         images, labels = self.data.test
         return self._fitted(self.data, images), labels
 
-    def plan(self) -> TrainPlan:
+    def plan(self) -> TrainConfig:
         """How to train."""
         recipe = self.recipe
-        return TrainPlan(**recipe.train.model_dump(), batch_size=recipe.data.batch_size, device=recipe.device)
+        return TrainConfig(
+            **recipe.train.model_dump(), batch_size=recipe.data.batch_size, device=recipe.device
+        )
 
     def _fitted(self, data: Data, images: Tensor) -> Fitted:
         return Fitted(images, self.view, self.recipe.data.size, self.pixel_rule(data))

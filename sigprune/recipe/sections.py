@@ -32,7 +32,7 @@ from sigprune.families.scores import own_schedule, scores
 from sigprune.families.spectra import spectra
 from sigprune.recipe.error_messages import shown
 from sigprune.recipe.step_field import Choose
-from sigprune.training.config import OptimizerName, Precision, ScheduleName, TrainPlan
+from sigprune.training.config import OptimizerName, Precision, ScheduleName, TrainConfig
 from sigprune.values.compatibility import incompatibility
 
 LARGEST_COUNT = 2**31 - 1
@@ -175,7 +175,7 @@ class Bounds(Section):
 
 
 class Train(Section):
-    """Training the sparse network (and the dense one, if it is a baseline).
+    """Training the sparse network (and the dense one, if it is a baseline), with the defaults of TrainConfig.
 
     Attributes:
         epochs: passes over the training split; 0 trains nothing.
@@ -194,24 +194,24 @@ class Train(Section):
         precision: ``no`` (the model's own), ``bf16``, or ``fp16`` (CUDA only).
     """
 
-    epochs: int = 10
-    optimizer: OptimizerName = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    schedule: ScheduleName = "cosine"
-    milestones: Annotated[tuple[float, ...], Strict(strict=False)] = (0.5, 0.75)
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
-    label_smoothing: float = 0.0
-    accumulate: int = 1
-    clip: float | None = None
-    precision: Precision = "no"
+    epochs: int = TrainConfig.epochs
+    optimizer: OptimizerName = TrainConfig.optimizer
+    lr: float = TrainConfig.lr
+    momentum: float = TrainConfig.momentum
+    nesterov: bool = TrainConfig.nesterov
+    weight_decay: float = TrainConfig.weight_decay
+    schedule: ScheduleName = TrainConfig.schedule
+    milestones: Annotated[tuple[float, ...], Strict(strict=False)] = TrainConfig.milestones
+    gamma: float = TrainConfig.gamma
+    warmup_epochs: float = TrainConfig.warmup_epochs
+    label_smoothing: float = TrainConfig.label_smoothing
+    accumulate: int = TrainConfig.accumulate
+    clip: float | None = TrainConfig.clip
+    precision: Precision = TrainConfig.precision
 
     @model_validator(mode="after")
     def _plan(self) -> Train:
-        TrainPlan(**dict(self))  # checks the ranges
+        TrainConfig(**dict(self))  # checks the ranges
         return self
 
 

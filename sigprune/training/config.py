@@ -15,7 +15,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class TrainPlan:
+class TrainConfig:
     """How to train; every field has a plain value, so that a recipe can hold it.
 
     Attributes:
@@ -42,11 +42,11 @@ class TrainPlan:
         UnknownName: an optimizer, schedule, precision or device that does not exist.
 
     Example:
-        >>> TrainPlan(epochs=3, lr=0.05).schedule
+        >>> TrainConfig(epochs=3, lr=0.05).schedule
         'cosine'
     """
 
-    epochs: int = 30
+    epochs: int = 10
     batch_size: int = 64
     optimizer: OptimizerName = "sgd"
     lr: float = 0.1

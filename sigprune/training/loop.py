@@ -21,14 +21,14 @@ from sigprune.base import rng
 from sigprune.base.errors import BadInput, Diverged
 from sigprune.base.progress import ProgressCallback, ignore
 from sigprune.pruning.masked_optimizer import hold
-from sigprune.training.config import Device, Precision, TrainPlan
+from sigprune.training.config import Device, Precision, TrainConfig
 from sigprune.training.determinism import deterministic
 from sigprune.training.evaluation import Split, class_count, evaluate, logits
 from sigprune.values.mask import Mask
 from sigprune.values.origin import remember_origin_
 from sigprune.values.view import View, expect_view
 
-__all__ = ["Split", "TrainPlan", "evaluate", "fit"]
+__all__ = ["Split", "TrainConfig", "evaluate", "fit"]
 
 Row: TypeAlias = dict[str, int | float | None]
 
@@ -40,7 +40,7 @@ def fit(
     mask: Mask | None,
     train: Split,
     test: Split | None,
-    plan: TrainPlan,
+    plan: TrainConfig,
     *,
     seed: int = 0,
     on_progress: ProgressCallback = ignore,
@@ -78,7 +78,7 @@ def fit(
         >>> view = describe(torch.nn.Linear(8, 4))
         >>> split = torch.randn(64, 8), torch.arange(64) % 4
         >>> mask = prune(view, sparsity=0.5, score="magnitude")
-        >>> rows = fit(view, mask, split, split, TrainPlan(epochs=2), seed=0)
+        >>> rows = fit(view, mask, split, split, TrainConfig(epochs=2), seed=0)
         >>> [row["epoch"] for row in rows]
         [1, 2]
     """
@@ -110,7 +110,7 @@ class _Loop:
     """What the epochs share."""
 
     view: View
-    plan: TrainPlan
+    plan: TrainConfig
     train: Split
     classes: int
     accelerator: Accelerator
@@ -162,7 +162,7 @@ def _step(loop: _Loop, rows: list[Tensor]) -> Tensor:
     return total
 
 
-def _steps(examples: int, plan: TrainPlan, generator: torch.Generator) -> list[list[Tensor]]:
+def _steps(examples: int, plan: TrainConfig, generator: torch.Generator) -> list[list[Tensor]]:
     """Row numbers in a random order, by optimizer step and by batch."""
     batches = list(torch.split(torch.randperm(examples, generator=generator), plan.batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
@@ -191,7 +191,7 @@ def _expect_finite(module: nn.Module, epochs: int) -> None:
 
 
 def _prepared(
-    module: nn.Module, plan: TrainPlan, examples: int, accelerator: Accelerator
+    module: nn.Module, plan: TrainConfig, examples: int, accelerator: Accelerator
 ) -> tuple[AcceleratedOptimizer, AcceleratedScheduler]:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
@@ -210,7 +210,7 @@ def _prepared(
     return prepared
 
 
-def _optimizer(groups: list[dict[str, object]], plan: TrainPlan) -> torch.optim.Optimizer:
+def _optimizer(groups: list[dict[str, object]], plan: TrainConfig) -> torch.optim.Optimizer:
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, plan.lr, momentum=plan.momentum, nesterov=plan.nesterov)
     kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
@@ -218,7 +218,7 @@ def _optimizer(groups: list[dict[str, object]], plan: TrainPlan) -> torch.optim.
 
 
 @contextmanager
-def _accelerator(plan: TrainPlan) -> Iterator[Accelerator]:
+def _accelerator(plan: TrainConfig) -> Iterator[Accelerator]:
     """An Accelerator of our own; one that the caller has in the same process keeps its state."""
     on_cpu = device_of(plan.device, plan.precision).type == "cpu"
     # Accelerate keeps its settings in dictionaries that the whole process shares, and refuses other settings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 from sigprune.base.errors import BadInput, RecipeError, UnknownName
 from sigprune.base.registry import MemberSpec
 from sigprune.recipe.recipe import FINDINGS, Recipe, load_recipe, override, parse_recipe, shipped
-from sigprune.recipe.sections import Model
+from sigprune.recipe.sections import Model, Train
 from sigprune.recipe.yaml_io import DEEPEST, LARGEST, LONGEST, MAX_VALUES, dumps, loads
+from sigprune.training.config import TrainConfig
 
 MODEL = {"model": {"ref": "timm:test_resnet"}}
 PATHS = [
@@ -411,3 +413,10 @@ def test_sections_may_be_given_as_objects() -> None:
     given = {"ref": "timm:test_resnet", "pretrained": True}
     assert parse_recipe({"model": Model(**given)}).digest == parse_recipe({"model": given}).digest
     assert hash(parse_recipe({"model": given})) == hash(parse_recipe({"model": given}))
+
+
+def test_the_section_of_training_is_the_training_config():
+    """Every field, in the same order and with the same default; those two are said elsewhere in a recipe."""
+    fields = [f for f in dataclasses.fields(TrainConfig) if f.name not in {"batch_size", "device"}]
+    assert [f.name for f in fields] == list(Train.model_fields)
+    assert {f.name: f.default for f in fields} == Train().model_dump()
