@@ -28,7 +28,7 @@ check: $(VENV)/.check
 	$(BIN)/python -m pytest -q tests/test_structure.py -p no:cacheprovider
 
 # The oldest versions that pyproject.toml admits, in what touches the libraries; they warn a lot about each other.
-OLDEST ?= tests/families tests/report tests/training tests/cli/test_app.py tests/models/test_opening.py \
+OLDEST ?= tests/families tests/report tests/training/test_loop.py tests/cli/test_app.py tests/models/test_opening.py \
 	tests/recipe/test_recipe.py tests/propagation/test_measurement.py \
 	$(patsubst %,tests/hub/test_%.py,commands libraries push_pull) \
 	$(patsubst %,tests/checkpoint/test_%.py,checkpoint conversion transformers_plugin) \
